@@ -1,5 +1,11 @@
 module github.com/wfpebpf/wfpebpf
 
-go 1.26
+go 1.26.0
 
-require github.com/google/uuid v1.6.0 // indirect
+require (
+	github.com/cilium/ebpf v0.22.0 // indirect
+	github.com/google/uuid v1.6.0 // indirect
+	github.com/vishvananda/netlink v1.3.1 // indirect
+	github.com/vishvananda/netns v0.0.5 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)
