@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package layermap
+
+import "strings"
+
+// Fidelity says how a layer's Linux hook compares with its place in Windows.
+type Fidelity uint8
+
+const (
+	Exact        Fidelity = iota // same point of the path, same view
+	Close                        // a difference, named in Hook.Differs
+	UserModeOnly                 // classified by a process, as user-mode layers are in Windows
+	None                         // no hook: filters at the layer are refused
+)
+
+// String returns "exact", "close", "user mode" or "none".
+func (f Fidelity) String() string { return [...]string{"exact", "close", "user mode", "none"}[f] }
+
+// Hook is where a layer sits on Linux.
+type Hook struct {
+	Name      string   // the kernel hook, in the words of Linux
+	Program   string   // BPF program types, or "user space"
+	Fidelity  Fidelity // how near that is to Windows
+	Differs   string   // what a Windows person would see differently; empty for nothing
+	MinKernel string   // least kernel on which the layer can be enforced; empty for none
+	Live      bool     // enforced by this version
+}
+
+// baseKernel is the oldest kernel that any program of ours is tried on. A hook
+// that is newer has a fallback for it, which Differs names.
+const baseKernel = "6.1"
+
+// discardHook makes the row of a discard layer, which all take their packets
+// from the same two sources; where names the part of the stack it reports on.
+func discardHook(where string) Hook {
+	return Hook{
+		Name: "own blocks; tp_btf/kfree_skb", Program: "tracing", Fidelity: Close,
+		Differs:   "own blocks are complete; of the kernel's drops, those whose drop reason belongs to " + where,
+		MinKernel: baseKernel,
+	}
+}
+
+// aleDiscardHook makes the row of an ALE discard layer: what is refused there
+// is a request of a socket, and only the engine itself refuses those.
+func aleDiscardHook(what string) Hook {
+	return Hook{
+		Name: "own blocks", Program: "as the layer's own", Fidelity: Close,
+		Differs:   what + " that the kernel itself refuses are not seen",
+		MinKernel: baseKernel,
+	}
+}
+
+// noHook makes the row of a layer that cannot be had, with the reason.
+func noHook(why string) Hook { return Hook{Name: "none", Fidelity: None, Differs: why} }
+
+// hooks has one row a layer, keyed by hookKey: V4 and V6 share a row.
+var hooks = map[string]Hook{
+	// MAC frames
+	"INBOUND_MAC_FRAME_NATIVE": {
+		Name: "XDP, driver mode where the NIC has it", Program: "xdp", Fidelity: Exact, MinKernel: baseKernel, Live: true,
+	},
+	"INBOUND_MAC_FRAME_ETHERNET": {
+		Name: "tcx ingress, first in the chain (below 6.6 clsact)", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel, Live: true,
+	},
+	"OUTBOUND_MAC_FRAME_ETHERNET": {
+		Name: "tcx egress (below 6.6 clsact)", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel, Live: true,
+	},
+	"OUTBOUND_MAC_FRAME_NATIVE": {
+		Name: "tcx egress, last in the chain (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
+		Differs: "before the qdisc, not at the driver", MinKernel: baseKernel,
+	},
+	"INBOUND_MAC_FRAME_NATIVE_FAST":  noHook("no fields and no static filters in Windows either"),
+	"OUTBOUND_MAC_FRAME_NATIVE_FAST": noHook("no fields and no static filters in Windows either"),
+
+	// Virtual switch
+	"INGRESS_VSWITCH_ETHERNET": {
+		Name: "tcx ingress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"EGRESS_VSWITCH_ETHERNET": {
+		Name: "tcx egress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"INGRESS_VSWITCH_TRANSPORT": {
+		Name: "tcx ingress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"EGRESS_VSWITCH_TRANSPORT": {
+		Name: "tcx egress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
+	},
+
+	// Network
+	"INBOUND_IPPACKET": {
+		Name: "tcx ingress, after the frame layers (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
+		Differs:   "each fragment is seen once; WFP shows fragments again, and the whole once reassembled",
+		MinKernel: baseKernel, Live: true,
+	},
+	"INBOUND_IPPACKET_DISCARD": discardHook("the network layer's receive path"),
+	"OUTBOUND_IPPACKET": {
+		Name: "tcx egress, before the frame layers (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
+		Differs:   "sees the fragments; WFP sees the packet just before it is fragmented",
+		MinKernel: baseKernel, Live: true,
+	},
+	"OUTBOUND_IPPACKET_DISCARD": discardHook("the network layer's send path"),
+	"IPFORWARD": {
+		Name: "netfilter FORWARD (below 6.4 tcx or clsact egress)", Program: "netfilter", Fidelity: Exact,
+		Differs: "below 6.4 close: known by the arrival interface, at egress", MinKernel: baseKernel,
+	},
+	"IPFORWARD_DISCARD": discardHook("forwarding"),
+
+	// Transport
+	"INBOUND_TRANSPORT": {
+		Name: "netfilter LOCAL_IN (below 6.4 cgroup ingress)", Program: "netfilter", Fidelity: Exact,
+		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+	},
+	"INBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's receive path"),
+	"OUTBOUND_TRANSPORT": {
+		Name: "netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "netfilter", Fidelity: Exact,
+		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+	},
+	"OUTBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's send path"),
+	"INBOUND_TRANSPORT_FAST":     noHook("no fields and no static filters in Windows either"),
+	"OUTBOUND_TRANSPORT_FAST":    noHook("no fields and no static filters in Windows either"),
+	"INBOUND_ICMP_ERROR": {
+		Name: "netfilter LOCAL_IN (below 6.4 cgroup ingress)", Program: "netfilter", Fidelity: Exact,
+		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+	},
+	"INBOUND_ICMP_ERROR_DISCARD": discardHook("received ICMP errors"),
+	"OUTBOUND_ICMP_ERROR": {
+		Name: "netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "netfilter", Fidelity: Exact,
+		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+	},
+	"OUTBOUND_ICMP_ERROR_DISCARD": discardHook("sent ICMP errors"),
+	"STREAM_PACKET": {
+		Name: "netfilter LOCAL_IN and LOCAL_OUT (below 6.4 cgroup ingress and egress)", Program: "netfilter", Fidelity: Exact,
+		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+	},
+
+	// Data
+	"STREAM": {
+		Name: "sockmap", Program: "sk_msg, sk_skb, sock_ops", Fidelity: Exact,
+		Differs: "exact for the bytes; segment borders can move", MinKernel: baseKernel,
+	},
+	"STREAM_DISCARD": noHook("reserved in Windows, never classified"),
+	"DATAGRAM_DATA": {
+		Name: "cgroup ingress; netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
+		MinKernel: baseKernel,
+	},
+	"DATAGRAM_DATA_DISCARD": discardHook("datagrams"),
+
+	// Application layer enforcement
+	"ALE_RESOURCE_ASSIGNMENT": {
+		Name: "cgroup bind, post_bind, sock_create; implicit binds at connect, sendmsg and listen", Program: "cgroup_sock_addr, cgroup_sock, sock_ops, cgroup_sockopt", Fidelity: Exact,
+		Differs:   "raw and ping sockets are seen when made, not when bound",
+		MinKernel: baseKernel, Live: true,
+	},
+	"ALE_RESOURCE_ASSIGNMENT_DISCARD": aleDiscardHook("assignments"),
+	"ALE_RESOURCE_RELEASE": {
+		Name: "cgroup sock_release", Program: "cgroup_sock", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"ALE_BIND_REDIRECT": {
+		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"ALE_AUTH_LISTEN": {
+		Name: "LSM socket_listen (where LSM programs are refused: sock_ops TCP_LISTEN_CB)", Program: "lsm, sock_ops", Fidelity: Exact,
+		Differs: "without LSM programs close: the listener stays but gets no SYN", MinKernel: baseKernel,
+	},
+	"ALE_AUTH_LISTEN_DISCARD": aleDiscardHook("listens"),
+	"ALE_CONNECT_REDIRECT": {
+		Name: "cgroup connect, sendmsg, recvmsg, getpeername, getsockopt", Program: "cgroup_sock_addr, cgroup_sockopt", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"ALE_AUTH_CONNECT": {
+		Name: "cgroup connect, sendmsg; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, netfilter", Fidelity: Exact,
+		MinKernel: baseKernel, Live: true,
+	},
+	"ALE_AUTH_CONNECT_DISCARD": aleDiscardHook("connects"),
+	"ALE_AUTH_RECV_ACCEPT": {
+		Name: "cgroup ingress, on the first packet; neither TCP nor UDP at netfilter LOCAL_IN (6.4)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
+		Differs:   "the identity is the listening socket's",
+		MinKernel: baseKernel, Live: true,
+	},
+	"ALE_AUTH_RECV_ACCEPT_DISCARD": discardHook("arrivals that have a socket"),
+	"ALE_FLOW_ESTABLISHED": {
+		Name: "sock_ops ACTIVE_ESTABLISHED_CB, PASSIVE_ESTABLISHED_CB; other protocols when authorised", Program: "sock_ops", Fidelity: Exact, MinKernel: baseKernel,
+	},
+	"ALE_FLOW_ESTABLISHED_DISCARD": aleDiscardHook("flows"),
+	"ALE_ENDPOINT_CLOSURE": {
+		Name: "tp_btf/inet_sock_set_state; UDP at cgroup sock_release", Program: "tracing, cgroup_sock", Fidelity: Exact, MinKernel: baseKernel,
+	},
+
+	// Names, and what Windows keeps to itself
+	"NAME_RESOLUTION_CACHE": {
+		Name: "cgroup ingress, DNS answers", Program: "cgroup_skb, user space", Fidelity: Close,
+		Differs: "what was resolved on the wire, for its TTL; there is no system cache", MinKernel: baseKernel,
+	},
+	"INBOUND_RESERVED2":                  noHook("reserved in Windows (its HTTP server's)"),
+	"RESERVED_LAYER_9":                   noHook("reserved in Windows"),
+	"RESERVED_LAYER_10":                  noHook("reserved in Windows"),
+	"RESERVED1":                          noHook("not supported in Windows either: refused with WFP's error"),
+	"OUTBOUND_NETWORK_CONNECTION_POLICY": noHook("chooses the interface of a connection, which Linux leaves to routing"),
+
+	// User mode
+	"IPSEC_KM_DEMUX": {
+		Name: "XFRM netlink acquire, IKE daemon (vici)", Program: "user space", Fidelity: UserModeOnly,
+		Differs: "the IKE daemon chooses among its own connections", MinKernel: baseKernel,
+	},
+	"IPSEC": {
+		Name: "XFRM netlink, IKE daemon (vici)", Program: "user space", Fidelity: UserModeOnly,
+		Differs: "quick mode policy is the daemon's child configuration", MinKernel: baseKernel,
+	},
+	"IKEEXT": {
+		Name: "IKE daemon (vici)", Program: "user space", Fidelity: UserModeOnly,
+		Differs: "main mode policy is the daemon's connection", MinKernel: baseKernel,
+	},
+	"KM_AUTHORIZATION": {
+		Name: "IKE daemon (vici), XFRM netlink", Program: "user space", Fidelity: UserModeOnly,
+		Differs: "an association is taken down when refused, not held back", MinKernel: baseKernel,
+	},
+	"RPC_UM":         rpcHook("interfaces and calls"),
+	"RPC_EPMAP":      rpcHook("endpoint mapper calls"),
+	"RPC_EP_ADD":     rpcHook("endpoint registrations"),
+	"RPC_PROXY_CONN": rpcHook("proxy connections"),
+	"RPC_PROXY_IF":   rpcHook("proxied interfaces"),
+}
+
+// rpcHook makes the row of an RPC layer: DCE/RPC is read off the stream,
+// since no RPC runtime of Linux can be asked.
+func rpcHook(what string) Hook {
+	return Hook{
+		Name: "DCE/RPC on the stream", Program: "user space", Fidelity: UserModeOnly,
+		Differs: what + " as read from the wire: nothing of encrypted calls", MinKernel: baseKernel,
+	}
+}
+
+// hookKey is a layer's name without its family.
+func hookKey(name string) string {
+	base, discard := strings.CutSuffix(name, "_DISCARD")
+	if b, ok := strings.CutSuffix(base, "_V4"); ok {
+		base = b
+	} else if b, ok := strings.CutSuffix(base, "_V6"); ok {
+		base = b
+	}
+	if discard {
+		base += "_DISCARD"
+	}
+	return base
+}
+
+// Hook returns where the layer sits on Linux. A layer without a hook answers
+// Fidelity None and says why in Differs.
+func (l *Layer) Hook() Hook {
+	h, ok := hooks[hookKey(l.Name)]
+	if !ok {
+		return noHook("no row in the table of hooks")
+	}
+	return h
+}
