@@ -138,9 +138,9 @@ var SubLayerInspection = uuid.MustParse("877519e1-e6a9-41a5-81b4-8c4f118e4a60")
 
 // The tables above as objects, and the names that lead to them.
 var (
-	subLayers []SubLayer
-	providers []Provider
-	callouts  []Callout
+	ownSubLayers []SubLayer
+	ownProviders []Provider
+	ownCallouts  []Callout
 
 	subLayerByName = map[string]int{}
 	providerByName = map[string]int{}
@@ -150,7 +150,7 @@ var (
 func init() {
 	for i, r := range builtinProviders {
 		providerByName[r.name], providerByName[r.guid] = i, i
-		providers = append(providers, Provider{
+		ownProviders = append(ownProviders, Provider{
 			Key: uuid.MustParse(r.guid), Name: "FWPM_PROVIDER_" + r.name, ServiceName: r.service, Persistent: true,
 		})
 	}
@@ -160,17 +160,17 @@ func init() {
 			Key: uuid.MustParse(r.guid), Name: "FWPM_SUBLAYER_" + r.name, Description: r.display, Weight: r.weight,
 		}
 		if r.provider != "" {
-			s.Provider = providers[providerByName[r.provider]].Key
+			s.Provider = ownProviders[providerByName[r.provider]].Key
 		}
-		subLayers = append(subLayers, s)
+		ownSubLayers = append(ownSubLayers, s)
 	}
 	for _, r := range builtinCallouts {
 		l := layermap.ByName(r.layer)
 		if l == nil {
 			continue // no layer, so no filter can name it
 		}
-		calloutByName[r.name], calloutByName[r.guid] = len(callouts), len(callouts)
-		callouts = append(callouts, Callout{
+		calloutByName[r.name], calloutByName[r.guid] = len(ownCallouts), len(ownCallouts)
+		ownCallouts = append(ownCallouts, Callout{
 			Key: uuid.MustParse(r.guid), Name: "FWPM_CALLOUT_" + r.name, Layer: l.ID, UsesProviderContext: r.context,
 		})
 	}
@@ -196,20 +196,20 @@ func lookUp(rows map[string]int, prefix, name string) (int, bool) {
 
 // BuiltinSubLayers returns WFP's own sublayers, highest weight first. The
 // slice is the caller's.
-func BuiltinSubLayers() []SubLayer { return append([]SubLayer(nil), subLayers...) }
+func BuiltinSubLayers() []SubLayer { return append([]SubLayer(nil), ownSubLayers...) }
 
 // BuiltinProviders returns WFP's own providers. The slice is the caller's.
-func BuiltinProviders() []Provider { return append([]Provider(nil), providers...) }
+func BuiltinProviders() []Provider { return append([]Provider(nil), ownProviders...) }
 
 // BuiltinCallouts returns WFP's own callouts that belong to a layer. The slice
 // is the caller's.
-func BuiltinCallouts() []Callout { return append([]Callout(nil), callouts...) }
+func BuiltinCallouts() []Callout { return append([]Callout(nil), ownCallouts...) }
 
 // BuiltinSubLayer returns the built-in sublayer with a name (FWPM_SUBLAYER_X
 // or X, aliases included) or a GUID.
 func BuiltinSubLayer(name string) (SubLayer, bool) {
 	if i, ok := lookUp(subLayerByName, "FWPM_SUBLAYER_", name); ok {
-		return subLayers[i], true
+		return ownSubLayers[i], true
 	}
 	return SubLayer{}, false
 }
@@ -218,7 +218,7 @@ func BuiltinSubLayer(name string) (SubLayer, bool) {
 // or X) or a GUID.
 func BuiltinProvider(name string) (Provider, bool) {
 	if i, ok := lookUp(providerByName, "FWPM_PROVIDER_", name); ok {
-		return providers[i], true
+		return ownProviders[i], true
 	}
 	return Provider{}, false
 }
@@ -227,7 +227,7 @@ func BuiltinProvider(name string) (Provider, bool) {
 // X, aliases included) or a GUID.
 func BuiltinCallout(name string) (Callout, bool) {
 	if i, ok := lookUp(calloutByName, "FWPM_CALLOUT_", name); ok {
-		return callouts[i], true
+		return ownCallouts[i], true
 	}
 	return Callout{}, false
 }
