@@ -25,6 +25,9 @@ import (
 // not return.
 func Main(m *testing.M) {
 	RunChild()
+	if os.Geteuid() == 0 {
+		sweep()
+	}
 	os.Exit(m.Run())
 }
 
@@ -69,10 +72,14 @@ func haveCap(bit int) bool {
 
 var serial atomic.Uint32
 
+// namePrefix begins the name of every namespace and cgroup made here, and of
+// nothing else.
+const namePrefix = "wfptest"
+
 // uniqueName names a thing after the process that made it, so that test
 // packages can run at the same time.
 func uniqueName(suffix string) string {
-	name := fmt.Sprintf("wfp-%d-%d", os.Getpid(), serial.Add(1))
+	name := fmt.Sprintf("%s-%d-%d", namePrefix, os.Getpid(), serial.Add(1))
 	if suffix != "" {
 		name += "-" + suffix
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -417,6 +420,48 @@ func TestSnapshot(t *testing.T) {
 	}
 	os.Remove(dir + "/pin")
 	RequireUnchanged(t, before, scope)
+}
+
+func TestSweep(t *testing.T) {
+	RequireRoot(t)
+	ended := exec.Command("/proc/self/exe", "-test.run=^$")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	mount, err := cgroup2Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, group := NewNetns(t, "mine"), NewCgroup(t, "mine")
+	name := fmt.Sprintf("%s-%d-1-left", namePrefix, ended.Process.Pid)
+	if err := onOwnThread(func() error {
+		h, err := netns.NewNamed(name)
+		if err == nil {
+			h.Close()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(mount, name, "child"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sweep()
+	for _, path := range []string{filepath.Join(netnsDir, name), filepath.Join(mount, name)} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", path, err)
+		}
+	}
+	for _, path := range []string{mine.Path, group.Path} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("swept what is in use: %v", err)
+		}
+	}
+	for _, name := range []string{"wfptest", "wfptest-x-1", "wfp-99999999-1", "docker-99999999-1"} {
+		if abandoned(name) {
+			t.Errorf("%s counts as ours", name)
+		}
+	}
 }
 
 func TestFindCgroup2(t *testing.T) {
