@@ -21,7 +21,7 @@ type Error struct {
 }
 
 // Error returns name, code and meaning.
-func (e *Error) Error() string { return fmt.Sprintf("%s (%#010x): %s", e.Name, e.Code, e.Meaning) }
+func (e *Error) Error() string { return fmt.Sprintf("%s (0x%08X): %s", e.Name, e.Code, e.Meaning) }
 
 // The codes of FwpmEngine's functions (winerror.h). The package returns only
 // those that can occur without IPsec, sessions and transactions; all are here

@@ -63,6 +63,8 @@ func (a Action) IsCallout() bool { return a&actionFlagCallout != 0 }
 // MatchType is FWP_MATCH_TYPE; the numbers are Windows's.
 type MatchType uint8
 
+// The match types. Which of them go with which types of value, and how each
+// decides, is the table in match.go.
 const (
 	MatchEqual MatchType = iota
 	MatchGreater
@@ -96,6 +98,10 @@ func (m MatchType) String() string {
 // Flags is FWPM_FILTER_FLAG_*.
 type Flags uint32
 
+// The flags, with the values of FWPM_FILTER0; FWPS_FILTER0 has others for the
+// same names. PERSISTENT and BOOTTIME exclude each other; DISABLED and INDEXED
+// are set by the engine. Arbitration heeds BOOTTIME, CLEAR_ACTION_RIGHT,
+// PERMIT_IF_CALLOUT_UNREGISTERED and DISABLED.
 const (
 	FlagPersistent                      Flags = 0x1
 	FlagBootTime                        Flags = 0x2
