@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * ALE: from the endpoints of a bind, a connect or a first packet to the fields
+ * of the layer, the verdict, its hit counter and its event. The hooks in
+ * hook_*.h find the endpoints; what the fields are is decided here once.
+ */
+#pragma once
+
+#include "event.h"
+#include "identity.h"
+#include "interface.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_MPTCP 262
+#define EACCES 13
+
+#define WFP_UDP_IDLE (60ULL * 1000000000) /* an idle UDP flow is forgotten (ale.md 1) */
+#define WFP_UDP_TOUCH 1000000000ULL       /* its time is not written more often */
+
+#define WFP_USES(l, s) ((l)->used & (1U << WFP_SLOT_##s))
+#define WFP_USES_INTERFACE(l)                                                          \
+	((l)->used & (1U << WFP_SLOT_LOCAL_INTERFACE | 1U << WFP_SLOT_INTERFACE_INDEX | \
+		      1U << WFP_SLOT_INTERFACE_TYPE | 1U << WFP_SLOT_PACKET_INTERFACE | \
+		      1U << WFP_SLOT_PACKET_INTERFACE_INDEX |                          \
+		      1U << WFP_SLOT_PACKET_INTERFACE_TYPE |                           \
+		      1U << WFP_SLOT_ORIGINAL_PROFILE | 1U << WFP_SLOT_CURRENT_PROFILE | \
+		      1U << WFP_SLOT_QUARANTINE_EPOCH))
+
+static __always_inline int is_assignment(__u32 layer)
+{
+	return (layer & ~2U) == WFP_ALE_RESOURCE_ASSIGNMENT_V4;
+}
+
+static __always_inline int is_connect(__u32 layer)
+{
+	return (layer & ~2U) == WFP_ALE_AUTH_CONNECT_V4;
+}
+
+/* Puts the interface fields of a layer (ale.md 2: an accept has an arrival
+ * interface, a connect a next hop; the other one is empty). */
+static __always_inline void put_ale_interface(struct wfp_values *v, const struct wfp_tuple *t)
+{
+	struct wfp_link *l;
+
+	if (!t->ifindex)
+		return;
+	l = find_link(t->generation, t->ifindex);
+	put_interface(v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, l);
+	if (!is_assignment(t->layer))
+		put_interface(v, WFP_SLOT_PACKET_INTERFACE, t->ifindex, l);
+	if (!l)
+		return;
+	put(v, WFP_SLOT_CURRENT_PROFILE, l->profile);
+	if (is_assignment(t->layer))
+		return;
+	put(v, WFP_SLOT_ORIGINAL_PROFILE, l->profile);
+	put(v, WFP_SLOT_QUARANTINE_EPOCH, l->epoch);
+}
+
+/* Loopback is split by who sends it: an AppContainer (a mapped package) or not. */
+static __always_inline __u32 ale_flags(const struct wfp_tuple *t, struct wfp_socket *s)
+{
+	struct wfp_generation *g;
+	__u32 generation = t->generation, flags = t->flags;
+	void *table;
+
+	if (is_assignment(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
+		return flags;
+	flags |= WFP_FLAG_IS_LOOPBACK;
+	g = bpf_map_lookup_elem(&generations, &generation);
+	table = bpf_map_lookup_elem(&principals, &generation);
+	if (s && g && g->has_packages && table &&
+	    cgroup_number(table, s, WFP_PRINCIPAL_PACKAGE))
+		return flags | WFP_FLAG_IS_APPCONTAINER_LOOPBACK;
+	return flags | WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK;
+}
+
+/* Fills in the fields that the layer has. Returns 0 where it has no filters. */
+__noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct wfp_values *v)
+{
+	struct wfp_layer *l;
+
+	if (!t || !v)
+		return 0;
+	l = find_layer(t->generation, t->layer);
+	if (!l)
+		return 0;
+	v->layer = t->layer;
+	v->generation = t->generation;
+	v->present = 0;
+	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
+		put(v, WFP_SLOT_LOCAL_ADDRESS, t->local[0]);
+		v->slot[WFP_SLOT_LOCAL_ADDRESS + 1] = t->local[1];
+	}
+	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, t->local_type);
+	if (t->known & WFP_KNOWN_LOCAL_PORT)
+		put(v, WFP_SLOT_LOCAL_PORT, t->local_port);
+	put(v, WFP_SLOT_PROTOCOL, t->protocol);
+	put(v, WFP_SLOT_FLAGS, WFP_USES(l, FLAGS) ? ale_flags(t, s) : 0);
+	if (!is_assignment(t->layer)) {
+		put(v, WFP_SLOT_REMOTE_ADDRESS, t->remote[0]);
+		v->slot[WFP_SLOT_REMOTE_ADDRESS + 1] = t->remote[1];
+		put(v, WFP_SLOT_REMOTE_PORT, t->remote_port);
+	}
+	if (is_connect(t->layer))
+		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
+	if (WFP_USES_INTERFACE(l))
+		put_ale_interface(v, t);
+	if (l->used & (1U << WFP_SLOT_APP | 1U << WFP_SLOT_USER | 1U << WFP_SLOT_PACKAGE))
+		wfp_put_identity(v, s, l->used);
+	return 1;
+}
+
+/* Counts a verdict and reports it. */
+__noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+{
+	struct wfp_event *e;
+
+	if (!t)
+		return 0;
+	e = report(t->generation, verdict);
+	if (!e)
+		return 0;
+	e->layer = t->layer;
+	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
+		e->local[0] = t->local[0];
+		e->local[1] = t->local[1];
+	}
+	if (!is_assignment(t->layer)) {
+		e->remote[0] = t->remote[0];
+		e->remote[1] = t->remote[1];
+		e->remote_port = t->remote_port;
+	}
+	e->local_port = t->local_port;
+	e->protocol = t->protocol;
+	e->outbound = is_connect(t->layer);
+	e->ifindex = t->ifindex;
+	if (s) {
+		e->inode = s->inode;
+		e->dev = s->dev;
+		e->pid = s->pid;
+		e->uid = s->uid;
+	}
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* Classifies at an ALE layer. Returns 1 where the verdict is block. */
+__noinline int wfp_ale(struct wfp_tuple *t, struct wfp_socket *s)
+{
+	struct wfp_values v = {};
+	__u64 verdict;
+
+	if (!wfp_ale_values(t, s, &v))
+		return 0;
+	verdict = wfp_arbitrate(&v);
+	wfp_ale_report(t, s, verdict);
+	return !!(verdict & WFP_VERDICT_BLOCK);
+}
+
+static __always_inline int is_mapped(const __u64 address[2])
+{
+	return !address[0] && address[1] >> 32 == 0xffff;
+}
+
+/*
+ * Completes the local address of a bind: a mapped address belongs to the V4
+ * layer, an unspecified one is empty, any other is on the interface that owns it.
+ */
+__noinline int wfp_put_local(struct wfp_tuple *t)
+{
+	struct wfp_route *route;
+	int v6;
+
+	if (!t)
+		return 0;
+	if (is_v6(t->layer) && is_mapped(t->local)) {
+		t->layer &= ~2U;
+		t->local[0] = (__u32)t->local[1];
+		t->local[1] = 0;
+	}
+	v6 = is_v6(t->layer);
+	t->local_type = address_type(t->local, v6);
+	if (t->local_type == WFP_NL_UNSPECIFIED)
+		return 0;
+	t->known |= WFP_KNOWN_LOCAL_ADDRESS;
+	route = find_route(t->local, v6);
+	if (!route)
+		return 0;
+	t->local_type = route->type;
+	if (route->local)
+		t->ifindex = route->ifindex;
+	return 0;
+}
+
+/* Only TCP and UDP are judged at ALE today; MPTCP is TCP to WFP. */
+static __always_inline __u8 ale_protocol(__u32 protocol)
+{
+	if (protocol == IPPROTO_MPTCP)
+		return IPPROTO_TCP;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ? protocol : 0;
+}
+
+static __always_inline struct wfp_config *ale_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&config, &zero);
+}
+
+/* Remembers an authorised UDP flow of a socket: once for its local address, and
+ * once for any, since a socket call does not know the address it will have. */
+__noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie)
+{
+	struct wfp_flow flow = {};
+	struct wfp_flow_key key = { .cookie = cookie };
+
+	if (!t)
+		return 0;
+	flow.last = bpf_ktime_get_boot_ns();
+	flow.layer = t->layer;
+	key.remote[0] = t->remote[0];
+	key.remote[1] = t->remote[1];
+	key.remote_port = t->remote_port;
+	bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
+	if (!(t->known & WFP_KNOWN_LOCAL_ADDRESS))
+		return 0;
+	key.local[0] = t->local[0];
+	key.local[1] = t->local[1];
+	bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
+	return 0;
+}
+
+/* Whether a flow is authorised and not idle; keeps it alive. any: whatever its
+ * local address. */
+__noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 any)
+{
+	struct wfp_flow_key key = { .cookie = cookie };
+	struct wfp_flow *flow;
+	__u64 now;
+
+	if (!t)
+		return 0;
+	if (!any) {
+		key.local[0] = t->local[0];
+		key.local[1] = t->local[1];
+	}
+	key.remote[0] = t->remote[0];
+	key.remote[1] = t->remote[1];
+	key.remote_port = t->remote_port;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return 0;
+	now = bpf_ktime_get_boot_ns();
+	if (now - flow->last > WFP_UDP_IDLE)
+		return 0;
+	if (now - flow->last > WFP_UDP_TOUCH)
+		flow->last = now;
+	return 1;
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf holds the C programs and their generated Go bindings. The object
+// is committed, so that building needs Go alone; `make generate` rebuilds it
+// with the one clang version named here.
+package bpf
+
+//go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" -type wfp_values -type wfp_verdict -type wfp_layer -type wfp_field -type wfp_node -type wfp_page -type wfp_filter -type wfp_principal -type wfp_generation -type wfp_link -type wfp_route_key -type wfp_route -type wfp_config -type wfp_socket -type wfp_flow_key -type wfp_flow -type wfp_event -type wfp_case -type wfp_judge_run -type wfp_layer_id -type wfp_slot -type wfp_action -type wfp_limit -type wfp_kind -type wfp_layer_flag -type wfp_principal_kind -type wfp_link_flag -type wfp_counter -type wfp_flag -no-global-types WFP wfpebpf.c

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * cgroup_skb: inbound, ALE_AUTH_RECV_ACCEPT on a SYN at a listener and on the
+ * first datagram from a peer, with the identity that the socket was made with;
+ * outbound, what a socket call could not know: the port and the route of the
+ * first packet, and connected UDP sockets whose flow has gone idle.
+ */
+#pragma once
+
+#include "ale.h"
+#include "packet.h"
+
+#define WFP_PASS 1
+#define WFP_DROP 0
+
+/* The endpoints of an inbound or outbound packet. Returns 0 where the packet is
+ * none that ALE judges: a SYN without ACK, or a datagram. */
+__noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u32 outbound)
+{
+	struct wfp_headers h = {};
+	struct wfp_route *route;
+
+	if (!t || wfp_read_packet(skb, &h) || (h.protocol == IPPROTO_TCP && !h.syn))
+		return 0;
+	t->generation = active_generation();
+	t->layer = (outbound ? WFP_ALE_AUTH_CONNECT_V4 : WFP_ALE_AUTH_RECV_ACCEPT_V4) |
+		   (h.v6 ? 2 : 0);
+	t->protocol = h.protocol;
+	t->ifindex = skb->ifindex;
+	t->known = WFP_KNOWN_LOCAL_ADDRESS | WFP_KNOWN_LOCAL_PORT;
+	t->local_type = WFP_NL_UNICAST;
+	if (outbound) {
+		__builtin_memcpy(t->local, h.source, sizeof(t->local));
+		__builtin_memcpy(t->remote, h.destination, sizeof(t->remote));
+		t->local_port = h.source_port;
+		t->remote_port = h.destination_port;
+		t->destination_type = address_type(t->remote, h.v6);
+		route = find_route(t->remote, h.v6);
+		if (route)
+			t->destination_type = route->type;
+		return 1;
+	}
+	__builtin_memcpy(t->local, h.destination, sizeof(t->local));
+	__builtin_memcpy(t->remote, h.source, sizeof(t->remote));
+	t->local_port = h.destination_port;
+	t->remote_port = h.source_port;
+	t->local_type = address_type(t->local, h.v6);
+	route = find_route(t->local, h.v6);
+	if (route)
+		t->local_type = route->type;
+	return 1;
+}
+
+/* The socket of a packet with its identity; NULL where ALE does not apply. */
+static __always_inline struct wfp_socket *skb_socket(struct bpf_sock *sk)
+{
+	struct wfp_config *c = ale_config();
+	struct wfp_socket *s;
+
+	if (!c || (sk->type != 1 && sk->type != 2)) /* SOCK_STREAM, SOCK_DGRAM */
+		return NULL;
+	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	if (!s) {
+		count(WFP_COUNTER_NO_IDENTITY);
+		return NULL;
+	}
+	return s->netns_cookie == c->netns_cookie ? s : NULL;
+}
+
+SEC("cgroup_skb/ingress")
+int wfp_skb_ingress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct wfp_tuple t = {};
+	struct wfp_socket *s;
+	__u64 cookie = 0;
+
+	if (!sk)
+		return WFP_PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || (sk->protocol != IPPROTO_UDP && sk->state != BPF_TCP_LISTEN))
+		return WFP_PASS;
+	s = skb_socket(sk);
+	if (!s || !wfp_packet_tuple(skb, &t, 0))
+		return WFP_PASS;
+	if (s->state & WFP_SOCKET_RA_BLOCKED)
+		return WFP_DROP;
+	if (t.protocol == IPPROTO_UDP) {
+		cookie = bpf_get_socket_cookie(skb);
+		if (wfp_flow_alive(&t, cookie, 0))
+			return WFP_PASS;
+	}
+	if (wfp_ale(&t, s))
+		return WFP_DROP;
+	if (cookie)
+		wfp_remember_flow(&t, cookie);
+	return WFP_PASS;
+}
+
+/* Judges an implicit bind whose port is known by now. Returns 1 for block. */
+__noinline int wfp_late_bind(struct wfp_tuple *to, struct wfp_socket *s)
+{
+	struct wfp_tuple t = {
+		.flags = WFP_FLAG_IS_WILDCARD_BIND,
+		.known = WFP_KNOWN_LOCAL_PORT,
+	};
+
+	if (!to || !s || !(s->state & WFP_SOCKET_RA_PENDING))
+		return 0;
+	t.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4 | is_v6(to->layer);
+	t.generation = to->generation;
+	t.protocol = to->protocol;
+	t.local_port = to->local_port;
+	if (wfp_ale(&t, s))
+		return 1;
+	s->state &= ~WFP_SOCKET_RA_PENDING;
+	s->state |= WFP_SOCKET_RA_DONE;
+	return 0;
+}
+
+/* Whether the connect was judged with other facts than the packet shows. */
+static __always_inline int assumption_failed(struct wfp_socket *s, const struct wfp_tuple *t)
+{
+	struct wfp_config *c = ale_config();
+
+	if (s->state & WFP_SOCKET_AC_PENDING)
+		return 1;
+	if (!(s->state & WFP_SOCKET_AC_ASSUMED))
+		return 0;
+	if (s->ac_ifindex != t->ifindex || s->ac_local[0] != t->local[0] ||
+	    s->ac_local[1] != t->local[1])
+		return 1;
+	return s->state & WFP_SOCKET_AC_PORT &&
+	       (!c || t->local_port < c->ephemeral_low || t->local_port > c->ephemeral_high);
+}
+
+SEC("cgroup_skb/egress")
+int wfp_skb_egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct wfp_tuple t = {};
+	struct wfp_socket *s;
+	__u64 cookie = 0;
+	int authorised;
+
+	if (!sk)
+		return WFP_PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || (sk->protocol != IPPROTO_UDP && sk->state != BPF_TCP_SYN_SENT))
+		return WFP_PASS;
+	s = skb_socket(sk);
+	if (!s || !wfp_packet_tuple(skb, &t, 1))
+		return WFP_PASS;
+	authorised = 1;
+	if (t.protocol == IPPROTO_UDP) {
+		cookie = bpf_get_socket_cookie(skb);
+		if (wfp_flow_alive(&t, cookie, 0))
+			return WFP_PASS;
+		authorised = wfp_flow_alive(&t, cookie, 1);
+	}
+	if (assumption_failed(s, &t))
+		authorised = 0;
+	if (wfp_late_bind(&t, s) || (!authorised && wfp_ale(&t, s)))
+		return WFP_DROP;
+	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
+	if (cookie)
+		wfp_remember_flow(&t, cookie);
+	return WFP_PASS;
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * cgroup/bind4, bind6, connect4, connect6, sendmsg4, sendmsg6:
+ * ALE_RESOURCE_ASSIGNMENT for explicit and implicit binds, then
+ * ALE_AUTH_CONNECT for TCP connects, connected UDP and the first datagram to a
+ * peer. A block answers EACCES, as WSAEACCES. What is not known before the
+ * packet exists (an ephemeral port, the route) is assumed, and hook_skb.h
+ * checks the assumption on the first packet out.
+ */
+#pragma once
+
+#include "ale.h"
+
+static __always_inline int deny(void)
+{
+	bpf_set_retval(-EACCES);
+	return 0;
+}
+
+/* The socket's identity, made anew: an MPTCP socket's create was another
+ * socket's. NULL where the socket belongs to another namespace. */
+static __always_inline struct wfp_socket *addr_socket(struct bpf_sock_addr *ctx)
+{
+	struct wfp_config *c = ale_config();
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	struct bpf_sock *sk = ctx->sk;
+	struct wfp_socket *s;
+
+	if (!c || c->netns_cookie != cookie || !sk)
+		return NULL;
+	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (s && !s->netns_cookie)
+		identify_current(s, cookie);
+	return s;
+}
+
+static __always_inline void user_ip6(struct bpf_sock_addr *ctx, __u64 address[2])
+{
+	address[0] = (__u64)bpf_ntohl(ctx->user_ip6[0]) << 32 | bpf_ntohl(ctx->user_ip6[1]);
+	address[1] = (__u64)bpf_ntohl(ctx->user_ip6[2]) << 32 | bpf_ntohl(ctx->user_ip6[3]);
+}
+
+/* ALE_RESOURCE_ASSIGNMENT of an explicit bind; t holds layer and address. */
+static __always_inline int bind(struct bpf_sock_addr *ctx, struct wfp_tuple *t)
+{
+	struct wfp_socket *s = addr_socket(ctx);
+
+	t->generation = active_generation();
+	t->protocol = ale_protocol(ctx->protocol);
+	t->local_port = bpf_ntohs(ctx->user_port);
+	t->known = WFP_KNOWN_LOCAL_PORT;
+	if (!s || !t->protocol)
+		return 1;
+	if (!t->local_port) {
+		s->state |= WFP_SOCKET_RA_AT_POST_BIND;
+		return 1;
+	}
+	wfp_put_local(t);
+	if (t->local_type == WFP_NL_UNSPECIFIED)
+		t->flags = WFP_FLAG_IS_WILDCARD_BIND;
+	if (wfp_ale(t, s))
+		return deny();
+	s->state |= WFP_SOCKET_RA_DONE;
+	return 1;
+}
+
+SEC("cgroup/bind4")
+int wfp_bind4(struct bpf_sock_addr *ctx)
+{
+	struct wfp_tuple t = {
+		.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4,
+		.local = { bpf_ntohl(ctx->user_ip4), 0 },
+	};
+
+	return bind(ctx, &t);
+}
+
+SEC("cgroup/bind6")
+int wfp_bind6(struct bpf_sock_addr *ctx)
+{
+	struct wfp_tuple t = { .layer = WFP_ALE_RESOURCE_ASSIGNMENT_V6 };
+
+	user_ip6(ctx, t.local);
+	return bind(ctx, &t);
+}
+
+/*
+ * The implicit bind of a socket that was not bound. Returns 1 where it is
+ * blocked. A policy that tests the port waits until the port is known. The
+ * tuple is lent to the other layer and given back, for want of stack.
+ */
+static __always_inline int implicit_bind(struct wfp_tuple *t, struct wfp_socket *s)
+{
+	__u32 layer = t->layer, ifindex = t->ifindex;
+	__u8 known = t->known, type = t->local_type;
+	struct wfp_layer *l;
+	int blocked;
+
+	if (s->state & WFP_SOCKET_RA_DONE)
+		return 0;
+	t->layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4 | is_v6(layer);
+	l = find_layer(t->generation, t->layer);
+	if (l && WFP_USES(l, LOCAL_PORT) && !(known & WFP_KNOWN_LOCAL_PORT)) {
+		s->state |= WFP_SOCKET_RA_PENDING;
+		l = NULL;
+	}
+	t->flags = WFP_FLAG_IS_WILDCARD_BIND;
+	t->known &= WFP_KNOWN_LOCAL_PORT;
+	t->local_type = WFP_NL_UNSPECIFIED;
+	t->ifindex = 0;
+	blocked = l ? wfp_ale(t, s) : 0;
+	if (l && !blocked) {
+		s->state |= WFP_SOCKET_RA_DONE;
+		s->state &= ~WFP_SOCKET_RA_PENDING;
+	}
+	t->layer = layer;
+	t->flags = 0;
+	t->known = known;
+	t->local_type = type;
+	t->ifindex = ifindex;
+	return blocked;
+}
+
+/* Finds out where the traffic will go: interface, local address, types. */
+__noinline int wfp_put_destination(struct wfp_tuple *t, struct wfp_socket *s, __u32 bound_ifindex)
+{
+	struct wfp_route *route;
+	int v6;
+
+	if (!t || !s)
+		return 0;
+	v6 = is_v6(t->layer);
+	/* connecting to the unspecified address is connecting to oneself */
+	if (!(t->remote[0] | t->remote[1])) {
+		if (v6)
+			t->remote[1] = 1;
+		else
+			t->remote[0] = 0x7f000001;
+	}
+	t->destination_type = address_type(t->remote, v6);
+	route = find_route(t->remote, v6);
+	if (route) {
+		t->destination_type = route->type;
+		t->ifindex = route->local ? WFP_LOOPBACK_IFINDEX : route->ifindex;
+		if (!(t->known & WFP_KNOWN_LOCAL_ADDRESS) && (route->src[0] | route->src[1])) {
+			t->local[0] = route->src[0];
+			t->local[1] = route->src[1];
+			t->known |= WFP_KNOWN_LOCAL_ADDRESS;
+		}
+	}
+	if (bound_ifindex && !(route && route->local))
+		t->ifindex = bound_ifindex;
+	t->local_type = t->known & WFP_KNOWN_LOCAL_ADDRESS ? WFP_NL_UNICAST : WFP_NL_UNSPECIFIED;
+	s->ac_ifindex = t->ifindex;
+	s->ac_local[0] = t->local[0];
+	s->ac_local[1] = t->local[1];
+	return 0;
+}
+
+/*
+ * What a connect is judged with that its packet may belie. Returns the state
+ * to keep, or WFP_SOCKET_AC_PENDING where it must wait for the packet.
+ */
+static __always_inline __u32 assume(struct wfp_tuple *t, const struct wfp_layer *l)
+{
+	struct wfp_config *c = ale_config();
+	__u32 state = 0;
+
+	if (WFP_USES(l, LOCAL_PORT) && !t->local_port) {
+		if (!c || !(l->flags & WFP_LAYER_EPHEMERAL_UNIFORM))
+			return WFP_SOCKET_AC_PENDING;
+		t->local_port = c->ephemeral_low;
+		t->known |= WFP_KNOWN_LOCAL_PORT;
+		state = WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT;
+	}
+	if (WFP_USES_INTERFACE(l) || WFP_USES(l, LOCAL_ADDRESS) ||
+	    WFP_USES(l, LOCAL_ADDRESS_TYPE) || WFP_USES(l, FLAGS))
+		state |= WFP_SOCKET_AC_ASSUMED;
+	return state;
+}
+
+/* ALE_AUTH_CONNECT for a socket call. Returns 1 to go on, 0 to deny. */
+static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple *t,
+				     struct wfp_socket *s)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct wfp_layer *l;
+	__u64 cookie = 0;
+	__u32 state = 0, local_known = t->known & WFP_KNOWN_LOCAL_ADDRESS;
+
+	t->generation = active_generation();
+	t->protocol = ale_protocol(ctx->protocol);
+	if (!t->protocol || !sk)
+		return 1;
+	t->remote_port = bpf_ntohs(ctx->user_port);
+	t->local_port = sk->src_port;
+	if (t->local_port)
+		t->known |= WFP_KNOWN_LOCAL_PORT;
+	wfp_put_destination(t, s, sk->bound_dev_if);
+	if (t->protocol == IPPROTO_UDP) {
+		cookie = bpf_get_socket_cookie(ctx);
+		if (wfp_flow_alive(t, cookie, 1))
+			return 1;
+	}
+	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
+	if (implicit_bind(t, s))
+		return deny();
+	l = find_layer(t->generation, t->layer);
+	if (l) {
+		state = assume(t, l);
+		if (state == WFP_SOCKET_AC_PENDING) {
+			s->state |= state;
+			return 1;
+		}
+		if (wfp_ale(t, s))
+			return deny();
+		s->state |= state;
+	}
+	if (cookie) {
+		/* the address is known for sure only where the socket has one */
+		t->known = local_known;
+		wfp_remember_flow(t, cookie);
+	}
+	return 1;
+}
+
+static __always_inline int connect4(struct bpf_sock_addr *ctx, __u32 source)
+{
+	struct wfp_tuple t = {
+		.layer = WFP_ALE_AUTH_CONNECT_V4,
+		.remote = { bpf_ntohl(ctx->user_ip4), 0 },
+	};
+	struct wfp_socket *s = addr_socket(ctx);
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!s || !sk)
+		return 1;
+	if (!source)
+		source = sk->src_ip4;
+	if (source) {
+		t.local[0] = bpf_ntohl(source);
+		t.known = WFP_KNOWN_LOCAL_ADDRESS;
+	}
+	return authorise(ctx, &t, s);
+}
+
+/* t holds the source address that the call names, if any. */
+static __always_inline int connect6(struct bpf_sock_addr *ctx, struct wfp_tuple *t)
+{
+	struct wfp_socket *s = addr_socket(ctx);
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!s || !sk)
+		return 1;
+	user_ip6(ctx, t->remote);
+	if (!(t->local[0] | t->local[1])) {
+		t->local[0] = (__u64)bpf_ntohl(sk->src_ip6[0]) << 32 | bpf_ntohl(sk->src_ip6[1]);
+		t->local[1] = (__u64)bpf_ntohl(sk->src_ip6[2]) << 32 | bpf_ntohl(sk->src_ip6[3]);
+	}
+	if (is_mapped(t->remote)) {
+		t->layer = WFP_ALE_AUTH_CONNECT_V4;
+		t->remote[0] = (__u32)t->remote[1];
+		t->remote[1] = 0;
+		t->local[0] = is_mapped(t->local) ? (__u32)t->local[1] : 0;
+		t->local[1] = 0;
+	}
+	if (t->local[0] | t->local[1])
+		t->known = WFP_KNOWN_LOCAL_ADDRESS;
+	return authorise(ctx, t, s);
+}
+
+SEC("cgroup/connect4")
+int wfp_connect4(struct bpf_sock_addr *ctx)
+{
+	return connect4(ctx, 0);
+}
+
+SEC("cgroup/sendmsg4")
+int wfp_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return connect4(ctx, ctx->msg_src_ip4);
+}
+
+SEC("cgroup/connect6")
+int wfp_connect6(struct bpf_sock_addr *ctx)
+{
+	struct wfp_tuple t = { .layer = WFP_ALE_AUTH_CONNECT_V6 };
+
+	return connect6(ctx, &t);
+}
+
+SEC("cgroup/sendmsg6")
+int wfp_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct wfp_tuple t = { .layer = WFP_ALE_AUTH_CONNECT_V6 };
+
+	t.local[0] = (__u64)bpf_ntohl(ctx->msg_src_ip6[0]) << 32 | bpf_ntohl(ctx->msg_src_ip6[1]);
+	t.local[1] = (__u64)bpf_ntohl(ctx->msg_src_ip6[2]) << 32 | bpf_ntohl(ctx->msg_src_ip6[3]);
+	return connect6(ctx, &t);
+}

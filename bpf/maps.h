@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The maps. Tables of the policy exist twice, once a generation; a program
+ * reads `active` once and then uses the tables of that generation only, so
+ * that a commit is one store. Only the loader writes those; the programs write
+ * sockets, flows, hits, counters and events.
+ */
+#pragma once
+
+#include "wfp.h"
+
+#define WFP_GENERATIONS 2
+
+/* key 0 -> generation in force, 0 or 1. Written by the loader: the commit. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} active SEC(".maps");
+
+/* key 0 -> the instance's configuration. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wfp_config);
+	__uint(max_entries, 1);
+} config SEC(".maps");
+
+/* key generation -> whole-generation facts. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wfp_generation);
+	__uint(max_entries, WFP_GENERATIONS);
+} generations SEC(".maps");
+
+/* key generation * WFP_LAYERS + layer -> that layer. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wfp_layer);
+	__uint(max_entries, WFP_GENERATIONS * WFP_LAYERS);
+} layers SEC(".maps");
+
+#define WFP_TABLE(name, value_type)                                     \
+	struct name##_inner {                                           \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                       \
+		__uint(map_flags, BPF_F_INNER_MAP);                     \
+		__type(key, __u32);                                     \
+		__type(value, value_type);                              \
+		__uint(max_entries, 1);                                 \
+	};                                                              \
+	struct {                                                        \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);               \
+		__type(key, __u32);                                     \
+		__uint(max_entries, WFP_GENERATIONS);                   \
+		__array(values, struct name##_inner);                   \
+	} name SEC(".maps")
+
+/* node -> where each next byte leads. Written by the loader. */
+WFP_TABLE(nodes, struct wfp_node);
+/* page -> 4,096 filter bits; equal pages exist once. Written by the loader. */
+WFP_TABLE(pages, struct wfp_page);
+/* entry -> page (rows of several pages), or leaf (DIRECT fields). Loader. */
+WFP_TABLE(directory, __u32);
+/* record -> filter, layer after layer. Written by the loader. */
+WFP_TABLE(filters, struct wfp_filter);
+/* record -> decisions of that filter. Written by the programs. */
+WFP_TABLE(hits, __u64);
+
+struct principals_inner {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct wfp_principal);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+};
+/* executable, uid, gid, cgroup -> number in the generation. Loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, WFP_GENERATIONS);
+	__array(values, struct principals_inner);
+} principals SEC(".maps");
+
+struct links_inner {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct wfp_link);
+	__uint(max_entries, 1);
+};
+/* ifindex -> facts of the interface. Loader; `watch` keeps it current. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, WFP_GENERATIONS);
+	__array(values, struct links_inner);
+} links SEC(".maps");
+
+/* destination prefix -> interface and source. Loader; `watch` keeps it current. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct wfp_route_key);
+	__type(value, struct wfp_route);
+	__uint(max_entries, 65536);
+} routes SEC(".maps");
+
+/* socket -> its identity; accepted sockets inherit the listener's. Programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct wfp_socket);
+} sockets SEC(".maps");
+
+/* socket and peer -> authorised flow. Programs; the oldest make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct wfp_flow_key);
+	__type(value, struct wfp_flow);
+	__uint(max_entries, 65536);
+} flows SEC(".maps");
+
+/* enum wfp_counter -> count. Programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, WFP_COUNTERS);
+} counters SEC(".maps");
+
+/* struct wfp_event records. Programs write, `events` reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} events SEC(".maps");
+
+/* cases for the judge, in and out. Loader and judge. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wfp_case);
+	__uint(max_entries, WFP_JUDGE_CASES);
+} cases SEC(".maps");
+
+/* clang keeps a type whole only where something but a map's definition names
+ * it; these are the types that Go reads or writes. */
+const struct wfp_event *layout_event __attribute__((unused));
+const struct wfp_node *layout_node __attribute__((unused));
+const struct wfp_page *layout_page __attribute__((unused));
+const struct wfp_filter *layout_filter __attribute__((unused));
+const struct wfp_link *layout_link __attribute__((unused));
+const struct wfp_principal *layout_principal __attribute__((unused));
+const enum wfp_layer_id *layout_layer_id __attribute__((unused));
+const enum wfp_slot *layout_slot __attribute__((unused));
+const enum wfp_action *layout_action __attribute__((unused));
+const enum wfp_limit *layout_limit __attribute__((unused));
+const enum wfp_kind *layout_kind __attribute__((unused));
+const enum wfp_layer_flag *layout_layer_flag __attribute__((unused));
+const enum wfp_principal_kind *layout_principal_kind __attribute__((unused));
+const enum wfp_link_flag *layout_link_flag __attribute__((unused));
+const enum wfp_counter *layout_counter __attribute__((unused));
+const enum wfp_flag *layout_flag __attribute__((unused));
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &counter);
+
+	if (n)
+		(*n)++;
+}
+
+static __always_inline __u32 active_generation(void)
+{
+	__u32 zero = 0;
+	__u64 *g = bpf_map_lookup_elem(&active, &zero);
+
+	return g ? (__u32)*g & (WFP_GENERATIONS - 1) : 0;
+}
+
+static __always_inline struct wfp_layer *find_layer(__u32 generation, __u32 layer)
+{
+	__u32 key = generation * WFP_LAYERS + (layer & (WFP_LAYERS - 1));
+	struct wfp_layer *l = bpf_map_lookup_elem(&layers, &key);
+
+	return l && l->pages ? l : NULL;
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+// The C structures under names of their own. The fields are those of wfp.h,
+// where they are explained.
+type (
+	Values     = WFPWfpValues
+	Verdict    = WFPWfpVerdict
+	Layer      = WFPWfpLayer
+	Field      = WFPWfpField
+	Node       = WFPWfpNode
+	Page       = WFPWfpPage
+	Filter     = WFPWfpFilter
+	Principal  = WFPWfpPrincipal
+	Generation = WFPWfpGeneration
+	Link       = WFPWfpLink
+	RouteKey   = WFPWfpRouteKey
+	Route      = WFPWfpRoute
+	Config     = WFPWfpConfig
+	Event      = WFPWfpEvent
+	Case       = WFPWfpCase
+	JudgeRun   = WFPWfpJudgeRun
+)
+
+// Limits and constants of wfp.h.
+const (
+	Slots        = int(WFPWfpSlotWFP_SLOTS)
+	LayerSlots   = int(WFPWfpLayerIdWFP_LAYERS)
+	MaxFields    = int(WFPWfpLimitWFP_MAX_FIELDS)
+	MaxSubLayers = int(WFPWfpLimitWFP_MAX_SUBLAYERS)
+	MaxPages     = int(WFPWfpLimitWFP_MAX_PAGES)
+	PageWords    = int(WFPWfpLimitWFP_PAGE_WORDS)
+	PageBits     = int(WFPWfpLimitWFP_PAGE_BITS)
+	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
+	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
+
+	// Leaf marks a node's entry as a leaf (WFP_LEAF).
+	Leaf = uint32(0x80000000)
+
+	KindTrie   = uint8(WFPWfpKindWFP_KIND_TRIE)
+	KindDirect = uint8(WFPWfpKindWFP_KIND_DIRECT)
+
+	EphemeralUniform = uint32(WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM)
+
+	PrincipalApp     = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_APP)
+	PrincipalUID     = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_UID)
+	PrincipalGID     = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_GID)
+	PrincipalService = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_SERVICE)
+	PrincipalPackage = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_PACKAGE)
+
+	LinkLoopback = uint32(WFPWfpLinkFlagWFP_LINK_LOOPBACK)
+	LinkEthernet = uint32(WFPWfpLinkFlagWFP_LINK_ETHERNET)
+
+	CounterLost       = uint32(WFPWfpCounterWFP_COUNTER_LOST)
+	CounterError      = uint32(WFPWfpCounterWFP_COUNTER_ERROR)
+	CounterNoIdentity = uint32(WFPWfpCounterWFP_COUNTER_NO_IDENTITY)
+	CounterNoLink     = uint32(WFPWfpCounterWFP_COUNTER_NO_LINK)
+)

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Types and constants that the BPF programs share with Go. bpf2go generates
+ * the Go side; nothing here is declared twice. What a value means stands in
+ * package layermap (source.go), which names these slots.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+
+/* FWPS layer ids of the layers that run (fwpstypes.h). */
+enum wfp_layer_id {
+	WFP_INBOUND_IPPACKET_V4 = 0,
+	WFP_INBOUND_IPPACKET_V6 = 2,
+	WFP_OUTBOUND_IPPACKET_V4 = 4,
+	WFP_OUTBOUND_IPPACKET_V6 = 6,
+	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
+	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
+	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
+	WFP_ALE_AUTH_RECV_ACCEPT_V6 = 46,
+	WFP_ALE_AUTH_CONNECT_V4 = 48,
+	WFP_ALE_AUTH_CONNECT_V6 = 50,
+	WFP_INBOUND_MAC_FRAME_ETHERNET = 56,
+	WFP_OUTBOUND_MAC_FRAME_ETHERNET = 57,
+	WFP_INBOUND_MAC_FRAME_NATIVE = 58,
+	WFP_LAYERS = 128, /* room for every kernel-mode id */
+};
+
+/*
+ * Slots: where a field's value stands in struct wfp_values. A slot means the
+ * same at every layer of its family of layers; the MAC layers have no IP
+ * fields and share the low slots.
+ */
+enum wfp_slot {
+	WFP_SLOT_LOCAL_ADDRESS = 0, /* V4: host order in one slot; V6: two slots */
+	WFP_SLOT_REMOTE_ADDRESS = 2,
+	WFP_SLOT_LOCAL_ADDRESS_TYPE = 4,
+	WFP_SLOT_DESTINATION_ADDRESS_TYPE = 5,
+	WFP_SLOT_LOCAL_PORT = 6,
+	WFP_SLOT_REMOTE_PORT = 7,
+	WFP_SLOT_PROTOCOL = 8,
+	WFP_SLOT_FLAGS = 9,
+
+	WFP_SLOT_MAC_LOCAL = 0,
+	WFP_SLOT_MAC_REMOTE = 2,
+	WFP_SLOT_MAC_LOCAL_TYPE = 4,
+	WFP_SLOT_MAC_REMOTE_TYPE = 5,
+	WFP_SLOT_ETHER_TYPE = 6,
+	WFP_SLOT_VLAN_ID = 7,
+	WFP_SLOT_INTERFACE_MAC = 8,
+
+	WFP_SLOT_LOCAL_INTERFACE = 10, /* LUID */
+	WFP_SLOT_INTERFACE_INDEX = 11,
+	WFP_SLOT_INTERFACE_TYPE = 12, /* IANA ifType */
+	/* the interface of the first packet: at an accept where it arrived, at a
+	 * connect the next hop; the layer's other one is always empty */
+	WFP_SLOT_PACKET_INTERFACE = 13,
+	WFP_SLOT_PACKET_INTERFACE_INDEX = 14,
+	WFP_SLOT_PACKET_INTERFACE_TYPE = 15,
+	WFP_SLOT_ORIGINAL_PROFILE = 16,
+	WFP_SLOT_CURRENT_PROFILE = 17,
+	WFP_SLOT_QUARANTINE_EPOCH = 18,
+	WFP_SLOT_APP = 19,     /* number of the executable in this generation */
+	WFP_SLOT_USER = 20,    /* number of the token in this generation */
+	WFP_SLOT_PACKAGE = 21, /* number of the package in this generation */
+	WFP_SLOTS = 22,
+};
+
+/* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
+enum wfp_flag {
+	WFP_FLAG_IS_LOOPBACK = 0x1,
+	WFP_FLAG_IS_WILDCARD_BIND = 0x8,
+	WFP_FLAG_IS_FRAGMENT = 0x20,
+	WFP_FLAG_IS_APPCONTAINER_LOOPBACK = 0x400000,
+	WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK = 0x800000,
+};
+
+/* FWP_ACTION_TYPE values that a verdict can hold. */
+enum wfp_action {
+	WFP_ACTION_BLOCK = 0x1001,
+	WFP_ACTION_PERMIT = 0x1002,
+	WFP_ACTION_NONE_NO_MATCH = 0x8,
+};
+
+enum wfp_limit {
+	WFP_MAX_FIELDS = 22,     /* fields of one layer that filters test */
+	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
+	WFP_PAGE_WORDS = 64,
+	WFP_PAGE_BITS = 4096,    /* filters a page */
+	WFP_MAX_PAGES = 32,      /* 131,072 filters a layer */
+	/* every word of every page, every turn of a page, every sublayer */
+	WFP_MAX_STEPS = WFP_MAX_PAGES * (WFP_PAGE_WORDS + 1) + WFP_MAX_SUBLAYERS + 1,
+	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
+	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
+	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
+};
+
+#define WFP_LEAF 0x80000000U /* a node's entry is a leaf, not a node */
+
+/*
+ * One classification's input, FWPS_INCOMING_VALUES0, and its working memory:
+ * BPF has 512 bytes of stack for the whole call chain, so the rows that the
+ * values lead to take the values' place as they are read (classify.h).
+ */
+struct wfp_values {
+	__u32 layer;
+	__u32 generation;
+	__u32 present; /* bit s: slot s has a value; clear: FWP_EMPTY */
+	__u32 fields;  /* working: rows in use */
+	__u32 pages;   /* working: pages of a row */
+	__u32 error;   /* working: the tables are inconsistent */
+	__u64 slot[WFP_SLOTS];
+};
+
+/*
+ * A verdict in one word, the return value of wfp_arbitrate: the record of the
+ * filter whose action became final, and these bits. No bit: no filter matched.
+ */
+#define WFP_VERDICT_BLOCK (1ULL << 32)
+#define WFP_VERDICT_PERMIT (1ULL << 33)
+#define WFP_VERDICT_SOFT (1ULL << 34)  /* FWPS_RIGHT_ACTION_WRITE is still set */
+#define WFP_VERDICT_ERROR (1ULL << 35) /* the tables are inconsistent */
+
+/* A verdict as the judge gives it to Go. */
+struct wfp_verdict {
+	__u32 action;    /* enum wfp_action */
+	__u32 soft;      /* FWPS_RIGHT_ACTION_WRITE is still set */
+	__u64 filter_id; /* the filter whose action became final; 0: none matched */
+	__u32 error;     /* tables inconsistent: the action is BLOCK */
+	__u32 pad;
+};
+
+enum wfp_kind {
+	WFP_KIND_TRIE = 0,   /* walk the nodes byte by byte */
+	WFP_KIND_DIRECT = 1, /* the value is an index into the directory */
+};
+
+/* How one tested field of a layer finds its row of filter bits. */
+struct wfp_field {
+	__u8 slot;
+	__u8 width; /* bytes of the value */
+	__u8 kind;  /* enum wfp_kind */
+	__u8 pad;
+	__u32 root;  /* TRIE: node or leaf; DIRECT: first directory entry */
+	__u32 count; /* DIRECT: number of values */
+	__u32 empty; /* leaf of a field without a value */
+};
+
+/* One layer in one generation. */
+struct wfp_layer {
+	__u32 fields;  /* tested fields */
+	__u32 pages;   /* pages of a row; 0: the layer has no filters */
+	__u32 filters; /* first record in the filters table */
+	__u32 used;    /* bit s: some filter tests slot s */
+	__u32 flags;   /* enum wfp_layer_flag */
+	__u32 pad;
+	struct wfp_field field[WFP_MAX_FIELDS];
+};
+
+enum wfp_layer_flag {
+	/* no condition tells two ephemeral local ports apart, so any of them
+	 * stands for the one that connect() has not picked yet */
+	WFP_LAYER_EPHEMERAL_UNIFORM = 0x1,
+};
+
+/* A node of the field tries: what the next byte of the value leads to. */
+struct wfp_node {
+	__u32 next[256];
+};
+
+/* A page of a row: 4,096 filters; the last word says which words are not zero. */
+struct wfp_page {
+	__u64 word[WFP_PAGE_WORDS + 1];
+};
+
+/* A filter, in evaluation order within its layer. */
+struct wfp_filter {
+	__u64 id;
+	__u32 next;     /* first filter of the next sublayer, from the layer's first */
+	__u16 action;   /* WFP_ACTION_PERMIT or WFP_ACTION_BLOCK */
+	__u8 hard;      /* the action clears the write right */
+	__u8 pad;
+};
+
+/* Who a number of the identity slots belongs to. */
+enum wfp_principal_kind {
+	WFP_PRINCIPAL_APP = 1, /* id = inode, dev = device of the executable */
+	WFP_PRINCIPAL_UID = 2,
+	WFP_PRINCIPAL_GID = 3,
+	WFP_PRINCIPAL_SERVICE = 4, /* id = cgroup id of the unit */
+	WFP_PRINCIPAL_PACKAGE = 5, /* id = cgroup id of the scope */
+};
+
+struct wfp_principal {
+	__u32 kind;
+	__u32 dev;
+	__u64 id;
+};
+
+/* Whole-generation facts. */
+struct wfp_generation {
+	__u32 gids;     /* numbers of groups, 1 for "any other" included */
+	__u32 services; /* numbers of services, likewise */
+	__u32 users;    /* uids * gids * services */
+	__u32 system_app; /* number of the app id "System"; 0: no filter names it */
+	__u32 has_services;
+	__u32 has_packages;
+};
+
+/* Facts of a network interface, by ifindex, in one generation. */
+struct wfp_link {
+	__u64 luid;
+	__u64 epoch;
+	__u32 type;    /* IANA ifType */
+	__u32 profile; /* public 1, private 2, domain 3 */
+	__u64 mac;     /* BYTE_ARRAY6 as a number; 0: none */
+	__u32 flags;   /* enum wfp_link_flag */
+	__u32 pad;
+};
+
+enum wfp_link_flag {
+	WFP_LINK_LOOPBACK = 0x1,
+	WFP_LINK_ETHERNET = 0x2, /* frames start with a MAC header */
+};
+
+/* Where a destination goes: the routes of the target namespace. */
+struct wfp_route_key {
+	__u32 prefixlen; /* of the 128 bits; IPv4 is mapped (::ffff:0:0/96) */
+	__u8 addr[16];
+};
+
+struct wfp_route {
+	__u32 ifindex;
+	__u16 type;  /* NL_ADDRESS_TYPE of the destination: unicast 1, multicast 3, broadcast 4 */
+	__u16 local; /* 1: an address of this host, on ifindex; traffic goes through lo */
+	__u64 src[2]; /* address the kernel prefers, as in struct wfp_tuple; zero: not known */
+};
+
+/* The endpoints of an ALE classification, before they become field values. */
+struct wfp_tuple {
+	__u32 layer;
+	__u32 generation;
+	__u64 local[2]; /* V4: host order number in [0]; V6: two halves, host order */
+	__u64 remote[2];
+	__u32 ifindex; /* interface of the traffic; 0: not known */
+	__u32 flags;   /* enum wfp_flag */
+	__u16 local_port;
+	__u16 remote_port;
+	__u8 protocol;
+	__u8 local_type; /* NL_ADDRESS_TYPE */
+	__u8 destination_type;
+	__u8 known; /* enum wfp_known */
+};
+
+enum wfp_known {
+	WFP_KNOWN_LOCAL_ADDRESS = 0x1,
+	WFP_KNOWN_LOCAL_PORT = 0x2,
+};
+
+/* The configuration of this instance; constant between attach and detach. */
+struct wfp_config {
+	__u64 netns_cookie; /* sockets of other namespaces pass */
+	__u32 ephemeral_low; /* net.ipv4.ip_local_port_range */
+	__u32 ephemeral_high;
+	__u32 permits; /* 1: events for permits too */
+	__u32 pad;
+};
+
+/* The identity of a socket, kept from when it was made. */
+struct wfp_socket {
+	__u64 netns_cookie;
+	__u64 inode; /* of the executable; 0: no task ("System") */
+	__u32 dev;
+	__u32 uid;
+	__u32 gid;
+	__u32 pid;
+	__u64 cgroup[WFP_CGROUP_LEVELS]; /* ids of levels 1..8; 0: none */
+	__u32 state;       /* enum wfp_socket_state */
+	__u32 ac_ifindex;  /* interface that AUTH_CONNECT was judged with */
+	__u64 ac_local[2]; /* local address that it was judged with */
+};
+
+enum wfp_socket_state {
+	WFP_SOCKET_RA_PENDING = 0x1, /* implicit bind, port not known yet */
+	WFP_SOCKET_RA_BLOCKED = 0x2,
+	WFP_SOCKET_AC_PENDING = 0x4, /* connect could not be judged before its packet */
+	WFP_SOCKET_AC_ASSUMED = 0x8, /* judged with an assumed port, interface or address */
+	WFP_SOCKET_RA_AT_POST_BIND = 0x10, /* bind to port 0: judged when picked */
+	WFP_SOCKET_RA_DONE = 0x20,         /* bind was judged */
+	WFP_SOCKET_AC_PORT = 0x40,         /* AC_ASSUMED: the port was assumed too */
+};
+
+/* An authorised flow of a socket without connections (UDP). */
+struct wfp_flow_key {
+	__u64 cookie;    /* of the socket */
+	__u64 local[2];  /* zero in the entry that stands for any local address */
+	__u64 remote[2];
+	__u32 remote_port;
+	__u32 pad;
+};
+
+struct wfp_flow {
+	__u64 last; /* ns since boot of the last datagram */
+	__u32 layer; /* where it was authorised */
+	__u32 pad;
+};
+
+/* A net event, FWPM_NET_EVENT_CLASSIFY_DROP and _ALLOW. */
+struct wfp_event {
+	__u64 time; /* ns since boot */
+	__u64 filter_id;
+	__u64 inode;
+	__u64 local[2]; /* V4: number in [0]; MAC layers: the address */
+	__u64 remote[2];
+	__u32 layer;
+	__u32 action;
+	__u32 dev;
+	__u32 pid;
+	__u32 uid;
+	__u32 ifindex;
+	__u16 local_port; /* MAC layers: ether type */
+	__u16 remote_port;
+	__u8 protocol;
+	__u8 outbound;
+	__u8 pad[2];
+};
+
+enum wfp_counter {
+	WFP_COUNTER_LOST = 0,        /* events that found the ring full */
+	WFP_COUNTER_ERROR = 1,       /* classifications that met inconsistent tables */
+	WFP_COUNTER_NO_IDENTITY = 2, /* packets for sockets that carry no identity */
+	WFP_COUNTER_NO_LINK = 3,     /* packets on an interface the tables do not know */
+	WFP_COUNTERS = 4,
+};
+
+/* A case for the judge. */
+struct wfp_case {
+	struct wfp_values values;
+	struct wfp_verdict verdict;
+};

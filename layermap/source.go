@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package layermap
+
+// SourceKind says how a field of a layer that runs gets its value on Linux.
+type SourceKind uint8
+
+const (
+	// Refused: Linux cannot know the field; a condition on it is refused.
+	Refused SourceKind = iota
+	// Filled: the kernel fills the field at each classification.
+	Filled
+	// Constant: the field has one value on Linux.
+	Constant
+	// Never: the field never has a value on Linux (FWP_EMPTY).
+	Never
+)
+
+// String returns "refused", "filled", "constant" or "never".
+func (k SourceKind) String() string {
+	return [...]string{"refused", "filled", "constant", "never"}[k]
+}
+
+// Slot is the place of a field's value in the BPF programs' struct wfp_values
+// (bpf/wfp.h, enum wfp_slot).
+type Slot uint8
+
+// The slots of IP layers, and of MAC frame layers, which share the low ones.
+const (
+	SlotLocalAddress         Slot = 0
+	SlotRemoteAddress        Slot = 2
+	SlotLocalAddressType     Slot = 4
+	SlotDestinationType      Slot = 5
+	SlotLocalPort            Slot = 6
+	SlotRemotePort           Slot = 7
+	SlotProtocol             Slot = 8
+	SlotFlags                Slot = 9
+	SlotMACLocal             Slot = 0
+	SlotMACRemote            Slot = 2
+	SlotMACLocalType         Slot = 4
+	SlotMACRemoteType        Slot = 5
+	SlotEtherType            Slot = 6
+	SlotVLANID               Slot = 7
+	SlotInterfaceMAC         Slot = 8
+	SlotLocalInterface       Slot = 10
+	SlotInterfaceIndex       Slot = 11
+	SlotInterfaceType        Slot = 12
+	SlotPacketInterface      Slot = 13
+	SlotPacketInterfaceIndex Slot = 14
+	SlotPacketInterfaceType  Slot = 15
+	SlotOriginalProfile      Slot = 16
+	SlotCurrentProfile       Slot = 17
+	SlotQuarantineEpoch      Slot = 18
+	SlotApp                  Slot = 19
+	SlotUser                 Slot = 20
+	SlotPackage              Slot = 21
+)
+
+// Source is where a field's value comes from.
+type Source struct {
+	Kind  SourceKind
+	Slot  Slot   // Filled
+	Value uint64 // Constant
+	From  string // in words: the source of the value, or why there is none
+}
+
+func filled(s Slot, from string) Source     { return Source{Kind: Filled, Slot: s, From: from} }
+func constant(v uint64, from string) Source { return Source{Kind: Constant, Value: v, From: from} }
+func never(why string) Source               { return Source{Kind: Never, From: why} }
+func refused(why string) Source             { return Source{Kind: Refused, From: why} }
+
+const (
+	fromLink   = "the link table, by the interface of the traffic"
+	fromPacket = "the packet"
+	whyTunnel  = "Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"
+	whyIPsec   = "needs IPsec authentication"
+)
+
+// sources is the general rule for a field, by condition key; sourcesAt holds
+// the exceptions of single layers. A field in neither is refused.
+var sources = map[string]Source{
+	"IP_LOCAL_ADDRESS":            filled(SlotLocalAddress, "the socket or packet"),
+	"IP_REMOTE_ADDRESS":           filled(SlotRemoteAddress, "the socket call or packet"),
+	"IP_LOCAL_ADDRESS_TYPE":       filled(SlotLocalAddressType, "the address and the routes (NL_ADDRESS_TYPE)"),
+	"IP_DESTINATION_ADDRESS_TYPE": filled(SlotDestinationType, "the address and the routes (NL_ADDRESS_TYPE)"),
+	"IP_LOCAL_PORT":               filled(SlotLocalPort, "the socket or packet"),
+	"IP_REMOTE_PORT":              filled(SlotRemotePort, "the socket call or packet"),
+	"IP_PROTOCOL":                 filled(SlotProtocol, "the socket"),
+	"FLAGS":                       filled(SlotFlags, "the call or packet (FWP_CONDITION_FLAG_*)"),
+
+	"IP_LOCAL_INTERFACE":         filled(SlotLocalInterface, fromLink+" (LUID)"),
+	"INTERFACE_INDEX":            filled(SlotInterfaceIndex, "ifindex"),
+	"INTERFACE_TYPE":             filled(SlotInterfaceType, fromLink+" (IANA ifType)"),
+	"LOCAL_INTERFACE_PROFILE_ID": filled(SlotCurrentProfile, fromLink+" (zone)"),
+	"ORIGINAL_PROFILE_ID":        filled(SlotOriginalProfile, fromLink+" (zone)"),
+	"CURRENT_PROFILE_ID":         filled(SlotCurrentProfile, fromLink+" (zone)"),
+	"INTERFACE_QUARANTINE_EPOCH": filled(SlotQuarantineEpoch, fromLink+" (map file)"),
+
+	"ALE_APP_ID":     filled(SlotApp, "device and inode of the executable that made the socket"),
+	"ALE_USER_ID":    filled(SlotUser, "uid, gid and unit of the process that made the socket"),
+	"ALE_PACKAGE_ID": filled(SlotPackage, "cgroup of the process that made the socket (map file)"),
+
+	"INTERFACE_MAC_ADDRESS":   filled(SlotInterfaceMAC, fromLink),
+	"MAC_LOCAL_ADDRESS":       filled(SlotMACLocal, "the frame"),
+	"MAC_REMOTE_ADDRESS":      filled(SlotMACRemote, "the frame"),
+	"MAC_LOCAL_ADDRESS_TYPE":  filled(SlotMACLocalType, "the frame (DL_ADDRESS_TYPE)"),
+	"MAC_REMOTE_ADDRESS_TYPE": filled(SlotMACRemoteType, "the frame (DL_ADDRESS_TYPE)"),
+	"ETHER_TYPE":              filled(SlotEtherType, "the frame"),
+	"VLAN_ID":                 filled(SlotVLANID, "the frame's 802.1Q tag, whole; empty without one"),
+
+	"SUB_INTERFACE_INDEX":          constant(0, "Linux links have no sub-interfaces"),
+	"NEXTHOP_SUB_INTERFACE_INDEX":  constant(0, "Linux links have no sub-interfaces"),
+	"TUNNEL_TYPE":                  constant(0, whyTunnel),
+	"ARRIVAL_TUNNEL_TYPE":          constant(0, whyTunnel),
+	"NEXTHOP_TUNNEL_TYPE":          constant(0, whyTunnel),
+	"COMPARTMENT_ID":               constant(1, "the network namespace that is filtered"),
+	"ALE_SIO_FIREWALL_SYSTEM_PORT": constant(0, "Linux has no firewall system ports"),
+	"ALE_PROMISCUOUS_MODE":         constant(0, "promiscuous sockets are not judged here yet"),
+	"REAUTHORIZE_REASON":           constant(0, "no reauthorisation runs yet"),
+	"NDIS_PORT":                    constant(0, "Linux links have one port"),
+	"NDIS_MEDIA_TYPE":              constant(0, "NdisMedium802_3"),
+	"NDIS_PHYSICAL_MEDIA_TYPE":     constant(0, "NdisPhysicalMediumUnspecified"),
+	"L2_FLAGS":                     constant(1, "IS_NATIVE_ETHERNET"),
+	"ALE_NAP_CONTEXT":              constant(0, "network access protection is gone from Windows, too"),
+
+	"ALE_REMOTE_USER_ID":                never(whyIPsec),
+	"ALE_REMOTE_MACHINE_ID":             never(whyIPsec),
+	"PEER_NAME":                         never("a socket call names an address"),
+	"ALE_EFFECTIVE_NAME":                never("a socket call names an address"),
+	"ALE_ORIGINAL_APP_ID":               never("no redirect runs yet"),
+	"ORIGINAL_ICMP_TYPE":                never("ICMP is not judged at ALE yet"),
+	"ALE_SECURITY_ATTRIBUTE_FQBN_VALUE": never("Linux has no AppLocker identities"),
+
+	"ALE_PACKAGE_FAMILY_NAME": refused("conditional access entries cannot be evaluated here"),
+}
+
+// The accept layers have an arrival interface and no next hop, the connect
+// layers a next hop and no arrival interface (ALE rules, section 2).
+var (
+	sourcesAtAccept = map[string]Source{
+		"IP_ARRIVAL_INTERFACE":    filled(SlotPacketInterface, "the interface that the first packet came in by (LUID)"),
+		"ARRIVAL_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the interface that the first packet came in by"),
+		"ARRIVAL_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the interface that the first packet came in by (IANA ifType)"),
+		"IP_NEXTHOP_INTERFACE":    never("filled on reauthorisation only, which does not run yet"),
+		"NEXTHOP_INTERFACE_INDEX": never("filled on reauthorisation only, which does not run yet"),
+		"NEXTHOP_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
+		"NEXTHOP_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
+	}
+	sourcesAtConnect = map[string]Source{
+		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID)"),
+		"NEXTHOP_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the route, checked on the first packet"),
+		"NEXTHOP_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the route, checked on the first packet (IANA ifType)"),
+		"IP_ARRIVAL_INTERFACE":    never("filled on reauthorisation only, which does not run yet"),
+		"ARRIVAL_INTERFACE_INDEX": never("filled on reauthorisation only, which does not run yet"),
+		"ARRIVAL_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
+		"ARRIVAL_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
+	}
+	sourcesAt = map[LayerID]map[string]Source{
+		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
+		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
+	}
+)
+
+// Source says where the value of a field comes from at this layer. For a layer
+// that does not run the answer is Refused.
+func (l *Layer) Source(key string) Source {
+	if !l.Hook().Live {
+		return refused("the layer does not run yet")
+	}
+	key = CanonicalKey(key)
+	if s, ok := sourcesAt[l.ID][key]; ok {
+		return s
+	}
+	if s, ok := sources[key]; ok {
+		return s
+	}
+	return refused("its meaning is not published")
+}
