@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loader is the engine: it compiles a policy's filters into the tables
+// of the BPF programs, attaches the programs to their hooks, commits policies
+// in one instant, and reads events and counters back. All that it makes is
+// pinned and outlives the process; Down removes it.
+//
+// An instance filters one network namespace (its links and the sockets in it)
+// and one cgroup. Pins lie under /sys/fs/bpf/wfpebpf/INSTANCE and the record
+// of the policy under /run/wfpebpf/INSTANCE, both in the mount namespace of
+// process 1. Needs Linux 6.1 and CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and
+// CAP_SYS_ADMIN.
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+)
+
+// Sentinels; errors.Is finds them.
+var (
+	// ErrNotApplied: no instance exists for the target.
+	ErrNotApplied = errors.New("nothing is applied")
+	// ErrAmbiguous: several instances exist and none was named.
+	ErrAmbiguous = errors.New("several instances exist")
+	// ErrBusy: another process changes the instance.
+	ErrBusy = errors.New("another wfpebpf process is changing this instance")
+	// ErrOccupied: somebody else's program stands where one of ours must go.
+	ErrOccupied = errors.New("the hook is occupied")
+	// ErrCapability: the process lacks a capability.
+	ErrCapability = errors.New("missing capability")
+	// ErrLimit: the policy exceeds a limit of the engine.
+	ErrLimit = errors.New("limit exceeded")
+)
+
+// Target is what an instance filters.
+type Target struct {
+	Netns  string // name under /run/netns or a path; empty: the caller's
+	Cgroup string // path in the cgroup2 hierarchy, or its full path; empty: the root
+}
+
+// Options say how an instance is attached.
+type Options struct {
+	Target
+	Interfaces []string // links to filter; empty: all that are up, lo included
+	Permits    bool     // events for permits, too
+}
+
+// Verdict is one answer of the kernel.
+type Verdict struct {
+	Action filter.Action // PERMIT, BLOCK or NONE_NO_MATCH
+	Soft   bool          // the write right is still set
+	Filter filter.ID     // whose action became final; 0: none matched
+}
+
+// Event is one net event (FWPM_NET_EVENT_CLASSIFY_DROP or _ALLOW).
+type Event struct {
+	Time       time.Time `json:"time"`
+	Layer      string    `json:"layer"`
+	Action     string    `json:"action"` // permit, block
+	FilterID   filter.ID `json:"filterId"`
+	FilterName string    `json:"filterName"`
+	Origin     string    `json:"origin"`
+	SubLayer   string    `json:"subLayer"`
+	Direction  string    `json:"direction"` // in, out
+	Protocol   uint8     `json:"protocol"`
+	Src        string    `json:"src"`
+	Dst        string    `json:"dst"`
+	Interface  string    `json:"interface"`
+	PID        uint32    `json:"pid"`
+	Program    string    `json:"program"`
+	User       string    `json:"user"`
+
+	Lost uint64 `json:"-"` // not an event: so many were lost before the next
+}
+
+// LayerStatus says what this host's kernel can do for a layer, as probed.
+type LayerStatus struct {
+	Layer     layermap.LayerID
+	Available bool
+	Reason    string // why not, or by which means
+}
+
+// FilterRow is a filter in force.
+type FilterRow struct {
+	ID       filter.ID `json:"id"`
+	Name     string    `json:"name"`
+	Layer    string    `json:"layer"`
+	SubLayer string    `json:"subLayer"`
+	Weight   uint64    `json:"weight"`
+	Action   string    `json:"action"`
+	Hits     uint64    `json:"hits"` // decisions since the last commit
+}
+
+// SubLayerRow is a sublayer with filters in force.
+type SubLayerRow struct {
+	Key     string `json:"key"`
+	Name    string `json:"name"`
+	Weight  uint16 `json:"weight"`
+	Filters int    `json:"filters"`
+}
+
+// CalloutRow is a callout that the policy declares.
+type CalloutRow struct {
+	Key        string `json:"key"`
+	Name       string `json:"name"`
+	Layer      string `json:"layer"`
+	Registered bool   `json:"registered"`
+}
+
+// HookRow is one attachment.
+type HookRow struct {
+	Hook   string   `json:"hook"`
+	Target string   `json:"target"` // interface or cgroup
+	Link   string   `json:"link"`   // pin
+	Layers []string `json:"layers"`
+}
+
+// State is an overview of an instance.
+type State struct {
+	Netns       string         `json:"netns"`
+	Cgroup      string         `json:"cgroup"`
+	Generation  uint64         `json:"generation"` // commits so far
+	Applied     time.Time      `json:"applied"`
+	Filters     map[string]int `json:"filters"` // by layer
+	Memory      uint64         `json:"memory"`  // bytes in maps
+	Stale       []string       `json:"stale"`   // names that changed since the commit
+	LostEvents  uint64         `json:"lostEvents"`
+	Errors      uint64         `json:"errors"`     // packets judged with inconsistent tables
+	NoIdentity  uint64         `json:"noIdentity"` // packets for sockets without identity
+	Failsafes   []string       `json:"failsafes"`
+	Unconfirmed bool           `json:"unconfirmed"` // waits for confirm
+}
+
+// KernelError says that this kernel lacks what a hook needs.
+type KernelError struct {
+	Layer layermap.LayerID
+	Needs string
+	Err   error
+}
+
+func (e *KernelError) Error() string {
+	return fmt.Sprintf("%v needs %s: %v", e.Layer, e.Needs, e.Err)
+}
+
+func (e *KernelError) Unwrap() error { return e.Err }
