@@ -172,21 +172,21 @@ func groups(f *filter.Filter, layer *layermap.Layer, windows bool) []*group {
 // group applies the field's rules. Where the value comes from goes first: a
 // field that is always empty is so for every identity.
 func (b *binder) group(g *group) (why *reason, refused bool) {
-	src := sourceOf(g.layer, g.field.Key)
+	src := g.layer.Source(g.field.Key)
 	rule := fieldRules[g.field.Key]
 	switch {
-	case src.kind == sourceRefused:
-		return because(classField, "%s: %s", g.field.Key, src.reason), true
-	case src.kind == sourceNever:
+	case src.Kind == layermap.Refused:
+		return because(classField, "%s: %s", g.field.Key, src.From), true
+	case src.Kind == layermap.Never:
 		if !g.any(filter.Value{}) {
-			return because(classConstant, "%s is always empty here: %s", g.field.Key, src.reason), false
+			return because(classConstant, "%s is always empty here: %s", g.field.Key, src.From), false
 		}
 		return nil, false
 	case rule != nil:
 		return rule(b, g)
-	case src.kind == sourceConstant:
-		if !g.any(src.value) {
-			return because(classConstant, "%s is always %s here", g.field.Key, filter.FormatValue(g.field, src.value)), false
+	case src.Kind == layermap.Constant:
+		if v := (filter.Value{Type: g.field.DataType, Num: src.Value}); !g.any(v) {
+			return because(classConstant, "%s is always %s here: %s", g.field.Key, filter.FormatValue(g.field, v), src.From), false
 		}
 	}
 	return nil, false

@@ -63,8 +63,10 @@ func TestIdentities(t *testing.T) {
 		{"profile of a zone", profile("2"), "zones: {eth0: private}", "enforced"},
 		{"profile of no link", profile("3"), "zones: {eth0: private}", "unmatchable: ORIGINAL_PROFILE_ID: no link is in profile 3 (domain)"},
 
+		{"a value of what is always empty", condXML("ORIGINAL_ICMP_TYPE", "EQUAL", "FWP_UINT16 uint16 8"), "",
+			"unmatchable: ORIGINAL_ICMP_TYPE is always empty here: ICMP is not judged at ALE yet"},
 		{"the one value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 0"), "", "enforced"},
-		{"another value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1"), "", "unmatchable: ARRIVAL_TUNNEL_TYPE is always 0 here"},
+		{"another value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1"), "", "unmatchable: ARRIVAL_TUNNEL_TYPE is always 0 here: Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"},
 		{"another value or the one", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1") + condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 0"), "", "enforced"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

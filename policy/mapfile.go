@@ -62,7 +62,7 @@ func parseMap(name string, data []byte) (*Map, error) {
 		SIDs: map[filter.SID]string{}, Packages: map[string]string{}, Links: map[string]string{},
 		Zones: map[string]string{}, SubLayers: map[filter.GUID]uint16{},
 	}
-	return m, root.fields("the map file", map[string]reader{
+	err = root.fields("the map file", map[string]reader{
 		"apps":      m.strings("apps", m.Apps, windowsPath, linuxPath),
 		"volumes":   m.strings("volumes", m.Volumes, volume, linuxPath),
 		"services":  m.strings("services", m.Services, nonEmpty, nonEmpty),
@@ -72,6 +72,10 @@ func parseMap(name string, data []byte) (*Map, error) {
 		"sids":      m.sids,
 		"subLayers": m.subLayers,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // check takes or corrects a name; what says which kind was expected.

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// placed is what every error about the contents of a file begins with.
+var placed = regexp.MustCompile(`^hostile:\d+:\d+: `)
+
+func TestHostileFiles(t *testing.T) {
+	deepXML := strings.Repeat("<a>", 100_000)
+	bomb := `<!DOCTYPE wfpdiag [<!ENTITY a "aaaaaaaaaa">` + strings.Repeat(`<!ENTITY b "&a;&a;&a;&a;">`, 10) + `]><wfpdiag><filters>&b;</filters></wfpdiag>`
+	good := dumpOf(testFilter{conditions: condXML("IP_LOCAL_PORT", "EQUAL", "FWP_UINT16 uint16 80")})
+	long := strings.Repeat("x", 10<<20)
+	for _, tc := range []struct{ name, text, want string }{
+		{"entity bomb", bomb, "document type declarations are not accepted"},
+		{"undeclared entity", "<wfpdiag><filters>&lol;</filters></wfpdiag>", "invalid character entity"},
+		{"10 MB string", strings.Replace(good, "Filter 1", long, 1), "longer than 1 MiB"},
+		{"10 MB attribute", "<wfpdiag a='" + long + "'>", "EOF"},
+		{"deep nesting", "<wfpdiag><filters>" + deepXML, "nested deeper than 64"},
+		{"deep nesting in a filter", "<wfpdiag><filters><item>" + deepXML, "nested deeper than 64"},
+		{"truncated", good[:len(good)/2], "EOF"},
+		{"truncated in a tag", good[:strings.Index(good, "matchType")], "EOF"},
+		{"tags crossed", "<wfpdiag><filters></wfpdiag></filters>", "closed by"},
+		{"another root", "<html><body/></html>", "<html> is not the output of netsh wfp"},
+		{"text beside the root", "<wfpdiag/>text", "text outside of the root"},
+		{"letters where a number belongs", strings.Replace(good, "<filterId>1<", "<filterId>one<", 1), `<filterId> is "one"`},
+		{"no filter id", strings.Replace(good, "<filterId>1</filterId>", "", 1), `<filterId> is ""`},
+		{"number out of range", strings.Replace(good, ">80<", ">65536<", 1), `<uint16> is "65536", not a number of 16 bits`},
+		{"value of another type", strings.Replace(good, ">80<", ">\u0664<", 1), "not a number of 16 bits"},
+		{"no value", strings.Replace(good, "<uint16>80</uint16>", "", 1), "has no value"},
+		{"no GUID", strings.Replace(good, "{0000", "{xxxx", 1), "is not a GUID"},
+		{"blob that is no hexadecimal", dumpOf(testFilter{conditions: condXML("ALE_APP_ID", "EQUAL", "FWP_BYTE_BLOB_TYPE byteBlob <data>5</data>")}), "not hexadecimal"},
+		{"address that is none", dumpOf(testFilter{conditions: condXML("IP_REMOTE_ADDRESS", "EQUAL", "FWP_V4_ADDR_MASK v4AddrMask <addr>10.0.0.999</addr><mask>255.0.0.0</mask>")}), "not an IPv4 address"},
+		{"range of one end", dumpOf(testFilter{conditions: condXML("IP_LOCAL_PORT", "RANGE", "FWP_RANGE_TYPE rangeValue <valueLow><type>FWP_UINT16</type><uint16>1</uint16></valueLow>")}), "has no <valueHigh>"},
+
+		{"YAML: 10 MB string", "wfpebpf: 1\nproviders: " + long, "line longer than 1 MiB"},
+		{"YAML: long text over lines", "wfpebpf: 1\nproviders:\n  - key: a\n    name: |\n" + strings.Repeat("      "+strings.Repeat("x", 1000)+"\n", 2000), "longer than 1 MiB"},
+		{"YAML: deep flow", "wfpebpf: " + strings.Repeat("[", 100_000), "nested deeper than 64"},
+		{"YAML: deep blocks", strings.Repeat("- ", 100_000), "nested deeper than 64"},
+		{"YAML: deep indents", func() string {
+			var b strings.Builder
+			for i := range 500 {
+				fmt.Fprintf(&b, "%*sa:\n", i, "")
+			}
+			return b.String()
+		}(), "nested deeper than 64"},
+		{"YAML: alias bomb", "a: &a [1,1]\nb: &b [*a,*a,*a]\nc: [*b,*b,*b]\n", "anchors, aliases and tags"},
+		{"YAML: tag", "wfpebpf: !!int 1\n", "anchors, aliases and tags"},
+		{"YAML: merge", "wfpebpf: 1\n<<: {filters: []}\n", ""},
+		{"YAML: anchors in a row", strings.Repeat("&a ", 100_000), "anchors, aliases and tags"},
+		{"YAML: many keys", func() string {
+			var b strings.Builder
+			for i := range 200_000 {
+				fmt.Fprintf(&b, "k%d: 1\n", i)
+			}
+			return b.String()
+		}(), "more than 10000 keys"},
+		{"YAML: doubled keys", "wfpebpf: 1\nwfpebpf: 1\n", `key "wfpebpf" is there twice`},
+		{"YAML: truncated", "wfpebpf: 1\nfilters: [{name: \"a", ""},
+		{"YAML: unclosed list", "wfpebpf: 1\nfilters: [", ""},
+		{"YAML: wrong types", "wfpebpf: 1\nfilters: {a: 1}\n", "filters must be a list"},
+		{"YAML: a filter that is none", "wfpebpf: 1\nfilters: [3]\n", "a filter must be a mapping"},
+		{"YAML: empty", "", "not a policy"},
+		{"binary", "\x7fELF\x02\x01\x01\x00\xff\xfe", "not UTF-8 text"},
+		{"NULs", strings.Repeat("\x00", 1<<20), ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			start := time.Now()
+			p, err := LoadReader("hostile", strings.NewReader(tc.text), Options{})
+			took := time.Since(start)
+			if err == nil || p != nil {
+				t.Fatalf("it was loaded (error %v)", err)
+			}
+			if msg := err.Error(); !placed.MatchString(msg) || !strings.Contains(msg, tc.want) || len(msg) > 300 || strings.Contains(msg, "\n") {
+				t.Errorf("error %.400q, want a line with a position and %q", msg, tc.want)
+			}
+			if took > time.Second {
+				t.Errorf("took %s, want under a second", took)
+			}
+		})
+	}
+}
+
+func TestFileTooLarge(t *testing.T) {
+	_, err := LoadReader("hostile", strings.NewReader(strings.Repeat(" ", MaxFileSize+1)), Options{})
+	if err == nil || !strings.Contains(err.Error(), "larger than 64 MiB") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestOneBadFileLoadsNothing(t *testing.T) {
+	if p, err := Load([]string{"testdata/state.xml", "testdata/map.yaml"}, Options{}); err == nil || p != nil {
+		t.Errorf("policy %v, error %v", p, err)
+	}
+	if _, err := Load([]string{"testdata/no-such-file"}, Options{}); err == nil {
+		t.Error("a file that is not there was loaded")
+	}
+	if _, err := Load([]string{"testdata"}, Options{}); err == nil || !strings.Contains(err.Error(), "is a directory") {
+		t.Errorf("a directory: %v", err)
+	}
+}
