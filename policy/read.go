@@ -43,7 +43,6 @@ type draft struct {
 
 	layerName   string // as written, for a layer that does not exist
 	calloutName string
-	origin      pos     // of the conditions, for messages; unused in dumps
 	refuse      *reason // found while reading; the first one counts
 }
 

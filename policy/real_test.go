@@ -66,3 +66,42 @@ func TestRealDumpsAccountForEveryFilter(t *testing.T) {
 		})
 	}
 }
+
+// What does not depend on which layers run: these counts were taken from the
+// dump by other means.
+func TestRealDumpRefusals(t *testing.T) {
+	p, err := Load([]string{realDump(t, "wfpstate-win11-22621.xml")}, Options{Map: realMap(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := map[class]int{}
+	doSvc := 0
+	for _, e := range p.Entries {
+		n[e.class]++
+		if e.class == classCallout && !strings.Contains(e.Reason, "FWPM_CALLOUT_") && !strings.Contains(e.Reason, "{") {
+			t.Errorf("filter %d is refused for a callout without a name: %s", e.Filter.ID, e.Reason)
+		}
+		if e.State != StateEnforced {
+			continue
+		}
+		for _, c := range e.Filter.Conditions {
+			if c.Field == "ALE_USER_ID" && c.Value.SD != nil && len(c.Value.SD.Entries) == 1 && p.Services[c.Value.SD.Entries[0].SID] == "dosvc.service" {
+				doSvc++
+			}
+		}
+	}
+	for c, want := range map[class]int{classBootTime: 16, classCallout: 62, classDisabled: 0, classSubLayer: 0, classUnreadable: 0} {
+		if n[c] != want {
+			t.Errorf("%d filters are refused as %q, want %d", n[c], c, want)
+		}
+	}
+	if doSvc == 0 {
+		t.Error("no filter of the mapped service is enforced")
+	}
+	if f := p.Links["eth0"]; f.Epoch != 10000228 || f.EpochV6 != 10000227 {
+		t.Errorf("eth0 is %+v, want the epochs of its un-quarantine filters", f)
+	}
+	if len(p.Notes) == 0 || !strings.HasPrefix(p.Notes[0], "quarantine: only mapped links leave quarantine: eth0") {
+		t.Errorf("notes %q, want quarantine first", p.Notes)
+	}
+}
