@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// corporate is a small policy that the cases are asked of.
+const corporate = `
+wfpebpf: 1
+sublayers:
+  - {key: corp, name: Corporate, weight: 60000}
+  - {key: low, name: Low, weight: 100}
+filters:
+  - {name: Block SMB, layer: [ALE_AUTH_CONNECT_V4, ALE_AUTH_CONNECT_V6], sublayer: corp, action: BLOCK,
+     conditions: [{IP_REMOTE_PORT: 445}, {IP_PROTOCOL: tcp}]}
+  - {name: Permit all, layer: ALE_AUTH_CONNECT_V4, sublayer: low, action: PERMIT}
+  - {name: Only eth0, layer: ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT, weight: 9, conditions: [{IP_ARRIVAL_INTERFACE: eth0}]}
+  - {name: Only private, layer: ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT, weight: 8, conditions: [{CURRENT_PROFILE_ID: private}]}
+  - {name: Loopback, layer: ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT, weight: 7, conditions: [{FLAGS: [IS_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK]}]}
+  - {name: Web server, layer: ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT, weight: 6, conditions: [{ALE_APP_ID: /usr/sbin/nginx}]}
+  - {name: Root, layer: ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT, weight: 5, conditions: [{ALE_USER_ID: "uid:0"}]}
+  - {name: The unit, layer: ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT, weight: 4, conditions: [{ALE_USER_ID: "unit:web.service"}]}
+  - {name: Default, layer: ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, weight: 0}
+  - {name: Bad neighbour, layer: INBOUND_IPPACKET_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.66}]}
+  - {name: No answers to, layer: OUTBOUND_IPPACKET_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.77}]}
+  - {name: Implicit bind, layer: ALE_RESOURCE_ASSIGNMENT_V4, action: BLOCK, conditions: [{FLAGS: IS_WILDCARD_BIND}, {IP_LOCAL_PORT: 666}]}
+  - {name: No IPv6 frames, layer: OUTBOUND_MAC_FRAME_ETHERNET, action: BLOCK, conditions: [{ETHER_TYPE: ipv6}, {IP_LOCAL_INTERFACE: eth1}]}
+`
+
+func load(t testing.TB, text string) (*policy.Policy, *policy.Map) {
+	t.Helper()
+	m, err := policy.LoadMapReader("map", strings.NewReader("zones: {eth2: private}\nlinks: {'19985273102270464': eth0}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.LoadReader("policy", strings.NewReader(text), policy.Options{Map: m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, m
+}
+
+func TestLayerAnswers(t *testing.T) {
+	p, m := load(t, corporate)
+	for _, tc := range []struct {
+		name, layer, values string
+		verdict, filter     string
+	}{
+		{"a block of a heavier sublayer is final", "ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT=445 IP_PROTOCOL=tcp", "block", "Block SMB"},
+		{"another protocol passes it", "ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT=445 IP_PROTOCOL=udp", "permit", "Permit all"},
+		{"nothing matches", "ALE_AUTH_CONNECT_V6", "IP_REMOTE_PORT=80 IP_PROTOCOL=6", "permit", ""},
+		{"full names", "FWPM_LAYER_ALE_AUTH_CONNECT_V6", "FWPM_CONDITION_IP_REMOTE_PORT=445 FWPM_CONDITION_IP_PROTOCOL=6", "block", "Block SMB"},
+		{"the LUID of a mapped link by its name", "ALE_AUTH_RECV_ACCEPT_V4", "IP_ARRIVAL_INTERFACE=eth0", "permit", "Only eth0"},
+		{"the LUID of a mapped link by its number", "ALE_AUTH_RECV_ACCEPT_V4", "IP_ARRIVAL_INTERFACE=19985273102270464", "permit", "Only eth0"},
+		{"a profile by its name", "ALE_AUTH_RECV_ACCEPT_V4", "CURRENT_PROFILE_ID=private", "permit", "Only private"},
+		{"flags by name", "ALE_AUTH_RECV_ACCEPT_V4", "FLAGS=IS_LOOPBACK,IS_NON_APPCONTAINER_LOOPBACK", "permit", "Loopback"},
+		{"flags by number", "ALE_AUTH_RECV_ACCEPT_V4", "FLAGS=0x800001", "permit", "Loopback"},
+		{"a program", "ALE_AUTH_RECV_ACCEPT_V4", "ALE_APP_ID=/usr/sbin/nginx", "permit", "Web server"},
+		{"a user", "ALE_AUTH_RECV_ACCEPT_V4", "ALE_USER_ID=uid:0", "permit", "Root"},
+		{"a user by name", "ALE_AUTH_RECV_ACCEPT_V4", "ALE_USER_ID=user:root", "permit", "Root"},
+		{"a user and a unit make one token", "ALE_AUTH_RECV_ACCEPT_V4", "ALE_USER_ID=uid:5 ALE_USER_ID=unit:web.service", "permit", "The unit"},
+		{"a field that is EMPTY", "ALE_AUTH_RECV_ACCEPT_V4", "ALE_APP_ID=EMPTY", "block", "Default"},
+		{"an alias of a field", "ALE_AUTH_RECV_ACCEPT_V4", "ICMP_TYPE=8", "block", "Default"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := layermap.ByName(tc.layer)
+			v, err := Values(p, m, l, strings.Fields(tc.values))
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := Layer(p.Store, l, v, false)
+			if a.Verdict != tc.verdict || a.FilterName != tc.filter {
+				t.Errorf("%s by %q, want %s by %q", a.Verdict, a.FilterName, tc.verdict, tc.filter)
+			}
+		})
+	}
+}
+
+func TestValuesThatAreRefused(t *testing.T) {
+	p, m := load(t, corporate)
+	for _, tc := range []struct{ layer, value, err string }{
+		{"ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT", "not FIELD=VALUE"},
+		{"ALE_AUTH_CONNECT_V4", "ETHER_TYPE=1", "has no field ETHER_TYPE"},
+		{"ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT=70000", "not a value of 16 bits"},
+		{"ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT=1-2", "one value is needed"},
+		{"ALE_AUTH_CONNECT_V4", "IP_REMOTE_ADDRESS=10.0.0.0/8", "one value is needed"},
+		{"ALE_AUTH_CONNECT_V4", "IP_REMOTE_ADDRESS=::1", "other family"},
+		{"ALE_AUTH_CONNECT_V4", "FLAGS=IS_NOTHING", "not known"},
+		{"ALE_AUTH_CONNECT_V4", "ALE_USER_ID=D:(A;;CC;;;WD)", "one value is needed"},
+		{"ALE_AUTH_CONNECT_V4", "ALE_APP_ID=nginx", "not an absolute path"},
+		{"ALE_AUTH_CONNECT_V4", `ALE_APP_ID="}], x: [{`, "not an absolute path"},
+	} {
+		t.Run(tc.value, func(t *testing.T) {
+			_, err := Values(p, m, layermap.ByName(tc.layer), []string{tc.value})
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("got %v, want %q", err, tc.err)
+			}
+			if err != nil && (strings.Contains(err.Error(), "value:1:") || strings.Contains(err.Error(), "\n")) {
+				t.Errorf("error shows a place in no file, or is no line: %v", err)
+			}
+		})
+	}
+}
+
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+var eth1 = Link{Name: "eth1", Index: 3, Type: 6, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+
+func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		t    Tuple
+		want string
+	}{
+		{"TCP out", Tuple{Outbound: true, Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+		{"TCP in", Tuple{Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 ALE_AUTH_RECV_ACCEPT_V4"},
+		{"UDP over IPv6 out", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53")},
+			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET"},
+		{"mapped addresses are IPv4", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[::ffff:192.0.2.2]:53")},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+		{"loopback has no frames", Tuple{Protocol: 6, Local: addrPort("127.0.0.1:1"), Remote: addrPort("127.0.0.1:2")},
+			"INBOUND_IPPACKET_V4 ALE_AUTH_RECV_ACCEPT_V4"},
+		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			for _, l := range tc.t.Layers(false) {
+				got = append(got, l.Name)
+			}
+			if g := strings.Join(got, " "); g != tc.want {
+				t.Errorf("got %s\nwant %s", g, tc.want)
+			}
+		})
+	}
+}
+
+func TestFieldsOfATuple(t *testing.T) {
+	p, _ := load(t, corporate)
+	in := Tuple{Protocol: 6, Local: addrPort("192.0.2.1:22"), Remote: addrPort("192.0.2.2:40000"), Link: Link{Name: "eth2", Index: 4, Type: 6}}
+	out := in
+	out.Outbound, out.Link = true, eth1
+	loop := Tuple{Protocol: 17, Local: addrPort("127.0.0.1:53"), Remote: addrPort("127.0.0.1:40000")}
+	multicast := Tuple{Protocol: 17, Local: addrPort("224.0.0.251:5353"), Remote: addrPort("192.0.2.2:5353"), Link: eth1}
+	for _, tc := range []struct {
+		name, layer, field string
+		t                  Tuple
+		want               string
+	}{
+		{"local is the receiver", "ALE_AUTH_RECV_ACCEPT_V4", "IP_LOCAL_ADDRESS", in, "192.0.2.1"},
+		{"the peer's port", "ALE_AUTH_RECV_ACCEPT_V4", "IP_REMOTE_PORT", in, "40000"},
+		{"a zone's profile", "ALE_AUTH_RECV_ACCEPT_V4", "CURRENT_PROFILE_ID", in, "2"},
+		{"a link without a zone is public", "ALE_AUTH_CONNECT_V4", "CURRENT_PROFILE_ID", out, "1"},
+		{"an accept has an arrival interface", "ALE_AUTH_RECV_ACCEPT_V4", "ARRIVAL_INTERFACE_INDEX", in, "4"},
+		{"an accept has no next hop", "ALE_AUTH_RECV_ACCEPT_V4", "NEXTHOP_INTERFACE_INDEX", in, "EMPTY"},
+		{"a connect has a next hop", "ALE_AUTH_CONNECT_V4", "NEXTHOP_INTERFACE_INDEX", out, "3"},
+		{"a connect has no arrival interface", "ALE_AUTH_CONNECT_V4", "ARRIVAL_INTERFACE_INDEX", out, "EMPTY"},
+		{"a field that has one value", "ALE_AUTH_CONNECT_V4", "COMPARTMENT_ID", out, "1"},
+		{"a process of no package", "ALE_AUTH_CONNECT_V4", "ALE_PACKAGE_ID", out, "S-1-0-0"},
+		{"a program that is not named", "ALE_AUTH_CONNECT_V4", "ALE_APP_ID", out, "EMPTY"},
+		{"an implicit bind has no address", "ALE_RESOURCE_ASSIGNMENT_V4", "IP_LOCAL_ADDRESS", out, "EMPTY"},
+		{"an implicit bind is of an unspecified address", "ALE_RESOURCE_ASSIGNMENT_V4", "IP_LOCAL_ADDRESS_TYPE", out, "0"},
+		{"an implicit bind has no interface", "ALE_RESOURCE_ASSIGNMENT_V4", "IP_LOCAL_INTERFACE", out, "EMPTY"},
+		{"an implicit bind has its flag", "ALE_RESOURCE_ASSIGNMENT_V4", "FLAGS", out, "0x8"},
+		{"loopback at ALE", "ALE_AUTH_RECV_ACCEPT_V4", "FLAGS", loop, "0x800001"},
+		{"loopback at the IP layers", "INBOUND_IPPACKET_V4", "FLAGS", loop, "0x1"},
+		{"loopback's interface", "ALE_AUTH_RECV_ACCEPT_V4", "INTERFACE_TYPE", loop, "24"},
+		{"multicast", "ALE_AUTH_RECV_ACCEPT_V4", "IP_LOCAL_ADDRESS_TYPE", multicast, "3"},
+		{"the kind of frame", "OUTBOUND_MAC_FRAME_ETHERNET", "ETHER_TYPE", out, "2048"},
+		{"the link's own address", "OUTBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", out, "02:00:00:00:00:01"},
+		{"the peer's frame address is not known", "OUTBOUND_MAC_FRAME_ETHERNET", "MAC_REMOTE_ADDRESS", out, "EMPTY"},
+		{"a group's frame address is not the link's", "INBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", multicast, "EMPTY"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := layermap.ByName(tc.layer)
+			i := l.FieldIndex(tc.field)
+			v := tc.t.Values(p, l)[i]
+			if got := filter.FormatValue(l.Fields[i], v); got != tc.want {
+				t.Errorf("%s = %s, want %s", tc.field, got, tc.want)
+			}
+			if v.Type != layermap.Empty && v.Type != l.Fields[i].DataType {
+				t.Errorf("%s is of type %s", tc.field, v.Type)
+			}
+		})
+	}
+}
+
+func TestTheUnitLeadsToItsServices(t *testing.T) {
+	m, err := policy.LoadMapReader("map", strings.NewReader("services: {DoSvc: do.service}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.LoadReader("policy", strings.NewReader("wfpebpf: 1\n"), policy.Options{Map: m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := layermap.ByName("ALE_AUTH_CONNECT_V4")
+	v, err := Values(p, m, l, []string{"ALE_USER_ID=unit:do.service"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := v[l.FieldIndex("ALE_USER_ID")].Token
+	if !token.Holds(filter.ServiceSID("DoSvc")) || !token.Holds(filter.ServiceSID("do.service")) {
+		t.Errorf("the token holds %v", token.SIDs)
+	}
+}
+
+func TestWouldBlock(t *testing.T) {
+	p, _ := load(t, corporate)
+	ssh := func(remote string) Tuple {
+		return Tuple{Protocol: 6, Local: addrPort("192.0.2.1:22"), Remote: addrPort(remote), Link: Link{Name: "eth0"}}
+	}
+	elsewhere := ssh("192.0.2.2:50000")
+	elsewhere.Link.Name = "eth9"
+	for _, tc := range []struct {
+		name, filter, layer string
+		t                   Tuple
+	}{
+		{"permitted", "", "", ssh("192.0.2.2:50000")},
+		{"blocked at accept", "Default", "FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4", elsewhere},
+		{"blocked at the packet layer", "Bad neighbour", "FWPS_LAYER_INBOUND_IPPACKET_V4", ssh("192.0.2.66:50000")},
+		{"its answers are blocked", "No answers to", "FWPS_LAYER_OUTBOUND_IPPACKET_V4", ssh("192.0.2.77:50000")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f, layer := WouldBlock(p, tc.t)
+			switch {
+			case f == nil && tc.filter != "":
+				t.Errorf("passes, want a block by %q", tc.filter)
+			case f != nil && (f.Name != tc.filter || layer.String() != tc.layer):
+				t.Errorf("blocked by %q at %s, want %q at %s", f.Name, layer, tc.filter, tc.layer)
+			}
+		})
+	}
+}
+
+func TestAnswerJSON(t *testing.T) {
+	p, m := load(t, corporate)
+	l := layermap.ByName("ALE_AUTH_CONNECT_V4")
+	v, err := Values(p, m, l, []string{"IP_REMOTE_PORT=445"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := Layer(p.Store, l, v, false)
+	got, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"verdict":"permit","filterId":3,"filterName":"Permit all","origin":"","layer":"ALE_AUTH_CONNECT_V4",` +
+		`"subLayers":[{"name":"Corporate","weight":60000,"action":"NONE_NO_MATCH","right":"soft","filterId":0},` +
+		`{"name":"Low","weight":100,"action":"PERMIT","right":"soft","filterId":3}],"sensitive":["IP_PROTOCOL"]}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	a.Compare(filter.ActionBlock, 1)
+	var text bytes.Buffer
+	if err := WriteText(&text, []Answer{a}); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"permit at ALE_AUTH_CONNECT_V4: by \"Permit all\" (3)", "SUBLAYER", "IP_PROTOCOL", "DIFFERS: the kernel says block, filter 1"} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("the text lacks %q:\n%s", part, text.String())
+		}
+	}
+}
+
+func TestAsWindowsLetsUnknownCalloutsPass(t *testing.T) {
+	p, _ := load(t, `
+wfpebpf: 1
+callouts: [{key: other, name: Somebody's callout, layer: ALE_AUTH_CONNECT_V4}]
+filters:
+  - {name: Ask it, layer: ALE_AUTH_CONNECT_V4, action: CALLOUT_TERMINATING, callout: other}
+`)
+	l := layermap.ByName("ALE_AUTH_CONNECT_V4")
+	if a := Layer(p.Store, l, constants(l), false); a.Verdict != "block" {
+		t.Errorf("here an unregistered callout blocks, got %s", a.Verdict)
+	}
+	a := Layer(p.WindowsStore(), l, constants(l), true)
+	if a.Verdict != "permit" || !slices.Contains(a.Notes, "callout Somebody's callout is taken to let the traffic pass") {
+		t.Errorf("got %s with notes %q", a.Verdict, a.Notes)
+	}
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// This file writes answers for people.
+
+package explain
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// WriteText writes answers, one paragraph a layer.
+func WriteText(w io.Writer, answers []Answer) error {
+	for i := range answers {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := answers[i].writeText(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Answer) writeText(w io.Writer) error {
+	by := "no filter decides"
+	if a.FilterID != 0 {
+		by = fmt.Sprintf("by %s (%d)", quote(a.FilterName), a.FilterID)
+		if a.Origin != "" {
+			by += ", origin " + quote(a.Origin)
+		}
+	}
+	fmt.Fprintf(w, "%s at %s: %s\n", a.Verdict, a.Layer, by)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(a.SubLayers) > 0 {
+		fmt.Fprintln(t, "  SUBLAYER\tWEIGHT\tACTION\tRIGHT\tFILTER")
+	}
+	for _, s := range a.SubLayers {
+		by := "-"
+		if s.FilterID != 0 {
+			by = fmt.Sprintf("%s (%d)", quote(s.filterName), s.FilterID)
+		}
+		fmt.Fprintf(t, "  %s\t%d\t%s\t%s\t%s\n", strings.Trim(quote(s.Name), `"`), s.Weight, s.Action, s.Right, by)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(a.Sensitive) > 0 {
+		fmt.Fprintf(w, "  other values of these fields would change it: %s\n", strings.Join(a.Sensitive, ", "))
+	}
+	for _, n := range a.Notes {
+		fmt.Fprintf(w, "  %s\n", strings.Trim(quote(n), `"`))
+	}
+	if l := a.Live; l != nil {
+		agrees := "the kernel agrees"
+		if !l.Agrees {
+			agrees = fmt.Sprintf("DIFFERS: the kernel says %s, filter %d", l.Verdict, l.FilterID)
+		}
+		fmt.Fprintf(w, "  %s\n", agrees)
+	}
+	return nil
+}
+
+// quote shortens text from a file and keeps it from writing to the terminal.
+func quote(s string) string {
+	const most = 80
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	return strconv.Quote(s)
+}

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// This file fills in the fields of each layer that a connection or a datagram
+// passes, as the programs at the hooks do.
+
+package explain
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// Tuple is traffic: the first packet of a connection, or a datagram to or from
+// a new peer. What is not known is left zero.
+type Tuple struct {
+	Outbound bool
+	Protocol uint8
+	Local    netip.AddrPort
+	Remote   netip.AddrPort
+	App      filter.Value // ALE_APP_ID
+	User     filter.Value // ALE_USER_ID
+	Unit     string       // systemd unit or scope, which may be a package
+	Link     Link
+}
+
+// Link is the link that the traffic goes over, as this host shows it.
+type Link struct {
+	Name  string
+	Index uint32
+	Type  uint32 // IANA ifType
+	MAC   net.HardwareAddr
+}
+
+// IANA protocol numbers that ALE judges here, and the loopback interface.
+const (
+	protocolTCP = 6
+	protocolUDP = 17
+
+	loopbackName = "lo"
+	ifTypeLoop   = 24
+)
+
+// FWP_CONDITION_FLAG_* that the programs set on first packets.
+const (
+	flagLoopback                = 0x1
+	flagWildcardBind            = 0x8
+	flagAppContainerLoopback    = 0x400000
+	flagNonAppContainerLoopback = 0x800000
+)
+
+// loopback reports whether the traffic stays on the host.
+func (t *Tuple) loopback() bool {
+	return t.Link.Name == loopbackName || t.Remote.Addr().Unmap().IsLoopback() ||
+		t.Local.Addr().IsValid() && !t.Local.Addr().IsUnspecified() && t.Local.Addr() == t.Remote.Addr()
+}
+
+// link is the link that the traffic goes over: loopback traffic has one even
+// where none is named.
+func (t *Tuple) link() Link {
+	if t.Link.Name == "" && t.loopback() {
+		return Link{Name: loopbackName, Index: 1, Type: ifTypeLoop}
+	}
+	return t.Link
+}
+
+// v6 is the family of the packets: a mapped address is IPv4.
+func (t *Tuple) v6() bool {
+	a := t.Remote.Addr()
+	if !a.IsValid() {
+		a = t.Local.Addr()
+	}
+	return a.Unmap().Is6()
+}
+
+// step is one row of the way that traffic takes.
+type step struct {
+	layer    string // without the family
+	outbound bool
+	family   bool // the layer has one
+	ale      bool // judged once a flow; every other layer sees each packet
+	datagram bool // not TCP
+	frame    bool // MAC frames, which loopback traffic is not
+}
+
+// steps are the layers in the order of WFP's packet flows.
+var steps = []step{
+	{layer: "INBOUND_MAC_FRAME_NATIVE", frame: true},
+	{layer: "INBOUND_MAC_FRAME_ETHERNET", frame: true},
+	{layer: "INBOUND_IPPACKET", family: true},
+	{layer: "INBOUND_TRANSPORT", family: true},
+	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true},
+	{layer: "DATAGRAM_DATA", family: true, datagram: true},
+
+	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
+	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
+	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
+	{layer: "OUTBOUND_TRANSPORT", outbound: true, family: true},
+	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true},
+	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true},
+	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true},
+}
+
+// of returns the layer that a row stands for, nil where the traffic does not
+// pass it. windows asks for the layers that do not run here, too.
+func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
+	name := s.layer
+	if s.family {
+		name += map[bool]string{false: "_V4", true: "_V6"}[t.v6()]
+	}
+	l := layermap.ByName(name)
+	switch {
+	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP:
+		return nil
+	case windows:
+		return l
+	case !l.Hook().Live, s.ale && t.Protocol != protocolTCP && t.Protocol != protocolUDP:
+		return nil // only TCP and UDP are judged at ALE here, so far
+	}
+	return l
+}
+
+// Layers returns the layers that the traffic passes, in order: those that run
+// here or, with windows, all.
+func (t *Tuple) Layers(windows bool) []*layermap.Layer {
+	var out []*layermap.Layer
+	for i := range steps {
+		if s := &steps[i]; s.outbound == t.Outbound {
+			if l := s.of(t, windows); l != nil {
+				out = append(out, l)
+			}
+		}
+	}
+	return out
+}
+
+// answers returns the layers that the packets of the other direction pass: not
+// ALE, which lets both directions of a flow pass.
+func (t *Tuple) answers() []*layermap.Layer {
+	var out []*layermap.Layer
+	for i := range steps {
+		if s := &steps[i]; s.outbound != t.Outbound && !s.ale {
+			if l := s.of(t, false); l != nil {
+				out = append(out, l)
+			}
+		}
+	}
+	return out
+}
+
+// Values returns the incoming values of a layer that the traffic passes.
+func (t *Tuple) Values(p *policy.Policy, l *layermap.Layer) filter.Values {
+	values := constants(l)
+	known := t.known(p, l)
+	for i, f := range l.Fields {
+		src := l.Source(f.Key)
+		if l.Hook().Live && src.Kind != layermap.Filled {
+			continue
+		}
+		if v, ok := known[f.Key]; ok {
+			if v.Type != layermap.Empty && v.SID == "" && v.Token == nil && v.Bytes == nil {
+				v.Type = f.DataType
+			}
+			values[i] = v
+		}
+	}
+	return values
+}
+
+// known gives the fields that the traffic itself says something about, at this
+// layer. Numbers take the type of their field afterwards.
+func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Value {
+	k := map[string]filter.Value{}
+	s := stepOf(l)
+	t.addresses(k)
+	t.interfaces(k, p, l.Family)
+	k["FLAGS"] = filter.U32(t.flags(s, p))
+	if s.frame {
+		t.frame(k)
+		return k
+	}
+	k["ALE_APP_ID"], k["ALE_USER_ID"], k["ALE_PACKAGE_ID"] = t.App, t.User, t.pkg(p)
+	if s.layer == "ALE_RESOURCE_ASSIGNMENT" {
+		// An implicit bind is of no address, and so of no interface.
+		k["IP_LOCAL_ADDRESS"], k["IP_LOCAL_ADDRESS_TYPE"] = filter.Value{}, filter.U8(addressUnspecified)
+		for _, key := range interfaceKeys {
+			delete(k, key)
+		}
+	}
+	return k
+}
+
+func stepOf(l *layermap.Layer) *step {
+	for i := range steps {
+		if s := &steps[i]; s.layer == l.Name || s.layer+"_V4" == l.Name || s.layer+"_V6" == l.Name {
+			return s
+		}
+	}
+	return &step{}
+}
+
+// NL_ADDRESS_TYPE
+const (
+	addressUnspecified = 0
+	addressUnicast     = 1
+	addressMulticast   = 3
+	addressBroadcast   = 4
+)
+
+// addressType is what the address alone tells; a subnet's broadcast address is
+// known by its routes only.
+func addressType(a netip.Addr) uint8 {
+	a = a.Unmap()
+	switch {
+	case !a.IsValid() || a.IsUnspecified():
+		return addressUnspecified
+	case a.IsMulticast():
+		return addressMulticast
+	case a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return addressBroadcast
+	}
+	return addressUnicast
+}
+
+func (t *Tuple) addresses(k map[string]filter.Value) {
+	address := func(a netip.Addr) filter.Value {
+		if t.v6() {
+			return filter.Addr16(a)
+		}
+		return filter.Addr4(a)
+	}
+	port := func(p uint16) filter.Value {
+		if p == 0 {
+			return filter.Value{}
+		}
+		return filter.U16(p)
+	}
+	if a := t.Local.Addr(); a.IsValid() && !a.IsUnspecified() {
+		k["IP_LOCAL_ADDRESS"] = address(a)
+		k["IP_LOCAL_ADDRESS_TYPE"] = filter.U8(addressUnicast)
+		if !t.Outbound {
+			k["IP_LOCAL_ADDRESS_TYPE"] = filter.U8(addressType(a))
+		}
+	}
+	if a := t.Remote.Addr(); a.IsValid() {
+		k["IP_REMOTE_ADDRESS"] = address(a)
+		k["IP_DESTINATION_ADDRESS_TYPE"] = filter.U8(addressType(a))
+	}
+	k["IP_LOCAL_PORT"], k["IP_REMOTE_PORT"] = port(t.Local.Port()), port(t.Remote.Port())
+	k["IP_PROTOCOL"] = filter.U8(t.Protocol)
+}
+
+func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
+	var flags uint32
+	switch {
+	case s.layer == "ALE_RESOURCE_ASSIGNMENT":
+		return flagWildcardBind
+	case t.loopback():
+		flags = flagLoopback
+	}
+	if flags == 0 || !s.ale {
+		return flags
+	}
+	if t.pkg(p).SID != filter.SIDNull {
+		return flags | flagAppContainerLoopback
+	}
+	return flags | flagNonAppContainerLoopback
+}
+
+// pkg is the package that the unit is; a process of no mapped unit has none.
+func (t *Tuple) pkg(p *policy.Policy) filter.Value {
+	best := filter.SIDNull
+	for sid, unit := range p.Packages {
+		// Several packages may share a unit; the answer must not depend on a map's order.
+		if t.Unit != "" && unit == t.Unit && (best == filter.SIDNull || sid < best) {
+			best = sid
+		}
+	}
+	return filter.SIDValue(best)
+}
+
+// interfaceKeys are the fields that say something about a link.
+var interfaceKeys = []string{
+	"IP_LOCAL_INTERFACE", "INTERFACE_INDEX", "INTERFACE_TYPE",
+	"IP_ARRIVAL_INTERFACE", "ARRIVAL_INTERFACE_INDEX", "ARRIVAL_INTERFACE_TYPE",
+	"IP_NEXTHOP_INTERFACE", "NEXTHOP_INTERFACE_INDEX", "NEXTHOP_INTERFACE_TYPE",
+	"LOCAL_INTERFACE_PROFILE_ID", "ORIGINAL_PROFILE_ID", "CURRENT_PROFILE_ID", "INTERFACE_QUARANTINE_EPOCH",
+}
+
+// interfaces fills in the link's fields. Arrival and next hop are the same
+// link; which of them a layer has is the layer table's matter.
+func (t *Tuple) interfaces(k map[string]filter.Value, p *policy.Policy, family layermap.Family) {
+	link := t.link()
+	if link.Name == "" {
+		return
+	}
+	facts, ok := p.Links[link.Name]
+	if !ok {
+		facts = policy.LinkFacts{LUID: (*policy.Map)(nil).LUID(link.Name), Profile: p.DefaultProfile}
+	}
+	epoch := facts.Epoch
+	if family == layermap.V6 {
+		epoch = facts.EpochV6
+	}
+	unlessZero := func(n uint32) filter.Value {
+		if n == 0 {
+			return filter.Value{}
+		}
+		return filter.U32(n)
+	}
+	luid, index, kind, profile := filter.U64(facts.LUID), unlessZero(link.Index), unlessZero(link.Type), filter.U32(facts.Profile)
+	for i, v := range []filter.Value{
+		luid, index, kind, luid, index, kind, luid, index, kind, profile, profile, profile, filter.U64(epoch),
+	} {
+		k[interfaceKeys[i]] = v
+	}
+}
+
+// frame fills in what is known of an Ethernet header: the kind of packet, and
+// the link's own address where the packet is to or from the host alone.
+func (t *Tuple) frame(k map[string]filter.Value) {
+	k["ETHER_TYPE"] = filter.U16(map[bool]uint16{false: 0x0800, true: 0x86dd}[t.v6()])
+	link := t.link()
+	if len(link.MAC) != 6 {
+		return
+	}
+	own := filter.MAC([6]byte(link.MAC))
+	k["INTERFACE_MAC_ADDRESS"] = own
+	if t.Outbound || addressType(t.Local.Addr()) == addressUnicast {
+		k["MAC_LOCAL_ADDRESS"], k["MAC_LOCAL_ADDRESS_TYPE"] = own, filter.U8(0)
+	}
+}
+
+// Explain judges the traffic at each layer that it passes. With windows the
+// store is one that holds what is refused here, and callouts that are not
+// provided let the traffic pass.
+func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answer {
+	out := []Answer{}
+	for _, l := range t.Layers(windows) {
+		out = append(out, Layer(s, l, t.Values(p, l), windows))
+	}
+	return out
+}
+
+// Layer judges values at one layer, with notes about what was assumed.
+func Layer(s *filter.Store, l *layermap.Layer, values filter.Values, windows bool) Answer {
+	if !windows {
+		a := Judge(s, l, values, nil)
+		if !l.Hook().Live {
+			a.Notes = append(a.Notes, "the layer does not run here: filters at it are refused")
+		}
+		return a
+	}
+	callouts, names := PassingCallouts(s, l)
+	a := Judge(s, l, values, callouts)
+	for _, name := range names {
+		a.Notes = append(a.Notes, "callout "+name+" is taken to let the traffic pass")
+	}
+	return a
+}
+
+// WouldBlock returns the filter that stops the traffic or the packets that
+// answer it, and its layer; nil where it passes.
+func WouldBlock(p *policy.Policy, t Tuple) (*filter.Filter, layermap.LayerID) {
+	back := t
+	back.Outbound = !t.Outbound
+	for _, way := range []struct {
+		t      *Tuple
+		layers []*layermap.Layer
+	}{{&t, t.Layers(false)}, {&back, t.answers()}} {
+		for _, l := range way.layers {
+			r := filter.Arbitrate(p.Store, l.ID, way.t.Values(p, l), nil)
+			if r.Blocked() {
+				return r.Filter, l.ID
+			}
+		}
+	}
+	return nil, 0
+}
