@@ -63,7 +63,7 @@ func Judge(s *filter.Store, l *layermap.Layer, values filter.Values, callouts fi
 	r := filter.Arbitrate(s, l.ID, values, callouts)
 	a := Answer{
 		Verdict: verdict(r.Action), Layer: l.Name, SubLayers: []SubLayer{},
-		Sensitive: slices.Concat([]string{}, filter.Sensitive(s, l.ID, values, callouts)),
+		Sensitive: append([]string{}, filter.Sensitive(s, l.ID, values, callouts)...),
 		values:    values, layer: l.ID,
 	}
 	if f := r.Filter; f != nil {

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// application is one run of apply.
+type application struct {
+	options   loader.Options
+	mapFile   string
+	failsafes []string
+	confirm   time.Duration
+
+	dryRun, strict, force, json bool
+}
+
+func applyCommand() *cobra.Command {
+	var a application
+	cmd := &cobra.Command{
+		Use:   "apply FILE...",
+		Short: "Enforce a policy; enforcement stays when the command ends",
+		Long: `Reads policy files (wfpebpf's own YAML, netsh wfp XML), reports what becomes of
+each filter, attaches the hooks that the policy needs and puts it in force in one
+instant. Run again, it replaces the policy in force. The last line of the report
+is the number of block filters that cannot be enforced here.
+
+A policy that would block the caller's own SSH connection, as if new, is not put
+in force, unless --confirm or --force is given. Flows that are open at the first
+apply are not cut at the ALE layers.
+
+--confirm commits the policy, waits, and takes it back unless it is confirmed: by
+Enter, or by "wfpebpf confirm" from any terminal. The policy is taken back even
+when this command or its terminal dies.
+
+--failsafe PROTOCOL/PORT[@CIDR] always lets in connections to a local port: a hard
+permit in a sublayer above all others at the ALE layers and, with @CIDR, for all
+packets from and to those addresses at the IPPACKET layers. It does not reach
+filters on MAC frames.
+
+--dry-run only reports, and needs no root.`,
+		Example: `  wfpebpf apply policy.yaml --dry-run
+  wfpebpf apply wfpstate.xml --map map.yaml --iface eth0 --failsafe tcp/22
+  wfpebpf apply policy.yaml --confirm 30s
+  wfpebpf apply policy.yaml --netns lab --json`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd, args) },
+	}
+	f := cmd.Flags()
+	mapFlag(cmd, &a.mapFile)
+	targetFlags(cmd, &a.options.Target)
+	f.StringArrayVar(&a.options.Interfaces, "iface", nil, "link to filter; repeatable (default: all that are up)")
+	f.DurationVar(&a.confirm, "confirm", 0, "take the policy back after this time unless it is confirmed")
+	f.StringArrayVar(&a.failsafes, "failsafe", nil, "always let in connections to this port, such as tcp/22 or tcp/22@10.0.0.0/8; repeatable")
+	f.BoolVar(&a.dryRun, "dry-run", false, "report only; needs no root")
+	f.BoolVar(&a.strict, "strict", false, "change nothing where a block filter is refused or can match nothing here")
+	f.BoolVar(&a.force, "force", false, "apply even if the caller's SSH connection would be blocked")
+	f.BoolVar(&a.options.Permits, "permits", false, "report permitted traffic as events, too")
+	jsonFlag(cmd, &a.json)
+	complete(cmd, "iface", completeLinks)
+	complete(cmd, "failsafe", func(*cobra.Command) []string { return []string{"tcp/22"} })
+	return cmd
+}
+
+func (a *application) run(cmd *cobra.Command, files []string) error {
+	if cmd.Flags().Changed("confirm") && a.confirm < time.Second {
+		return usagef("--confirm %s is too short a time to confirm in", a.confirm)
+	}
+	var safes []failsafe
+	for _, text := range a.failsafes {
+		s, err := parseFailsafe(text)
+		if err != nil {
+			return usageError{err}
+		}
+		safes = append(safes, s)
+	}
+	if !a.dryRun {
+		if err := loader.CheckCapabilities(); err != nil {
+			return err
+		}
+	}
+	p, _, err := loadPolicy(files, a.mapFile)
+	if err != nil {
+		return err
+	}
+	if err := addFailsafes(p, safes); err != nil {
+		return err
+	}
+	var engine *loader.Engine
+	if !a.dryRun {
+		if engine, err = loader.Open(a.options); err != nil {
+			return err
+		}
+		defer engine.Close()
+		if err := refuseUnavailable(p, engine.Unavailable(p)); err != nil {
+			return err
+		}
+	}
+	report := p.Report()
+	if err := a.write(cmd.OutOrStdout(), report); err != nil {
+		return err
+	}
+	if a.strict {
+		if err := strict(report); err != nil {
+			return err
+		}
+	}
+	// A dry run says what would happen, so it asks about SSH, too.
+	blocked := a.checkSSH(p, os.Getenv(sshConnection))
+	switch {
+	case blocked == nil || a.force || a.confirm > 0:
+	case a.dryRun:
+		fmt.Fprintf(cmd.ErrOrStderr(), "wfpebpf: warning: %s\n", oneLine(blocked.Error()))
+	default:
+		return blocked
+	}
+	if a.dryRun {
+		return nil
+	}
+	return a.commit(cmd, engine, p)
+}
+
+func (a *application) write(w io.Writer, r policy.Report) error {
+	if a.json {
+		return writeJSON(w, r)
+	}
+	return r.WriteText(w)
+}
+
+// refuseUnavailable refuses the filters of layers that this kernel cannot
+// carry.
+func refuseUnavailable(p *policy.Policy, layers map[layermap.LayerID]string) error {
+	if len(layers) == 0 {
+		return nil
+	}
+	refuser, ok := any(p).(interface{ Refuse(filter.ID, string) })
+	for _, f := range p.Store.Filters() {
+		why, unavailable := layers[f.Layer]
+		if !unavailable {
+			continue
+		}
+		if !ok {
+			return fmt.Errorf("filter %q: layer %s: %s", f.Name, f.Layer, why)
+		}
+		refuser.Refuse(f.ID, why)
+	}
+	return nil
+}
+
+// strict names the first block filter that would do nothing.
+func strict(r policy.Report) error {
+	var first *policy.ReportFilter
+	n := 0
+	for i := range r.Filters {
+		f := &r.Filters[i]
+		if f.Action == filter.ActionBlock.Short() && f.State != policy.StateEnforced {
+			if n++; first == nil {
+				first = f
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("--strict: %d block filters would not take effect, the first is %q (%d) at layer %s: %s", n, clip(first.Name), first.ID, first.Layer, first.Reason)
+}
+
+// commit puts the policy in force and, with --confirm, waits.
+func (a *application) commit(cmd *cobra.Command, engine *loader.Engine, p *policy.Policy) error {
+	if engine.Unconfirmed() && !a.force {
+		return errors.New("the policy in force waits to be confirmed or taken back; confirm it, wait, or use --force")
+	}
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	if err := engine.Commit(ctx, p); err != nil {
+		return err
+	}
+	if a.confirm > 0 {
+		return a.await(cmd, engine)
+	}
+	// With --force over a policy that waited, this one is meant to stay.
+	if engine.Unconfirmed() {
+		_, err := engine.Confirm()
+		return err
+	}
+	return nil
+}
+
+// linkNamed reports whether the links to filter are all or hold a name.
+func (a *application) linkNamed(name string) bool {
+	return len(a.options.Interfaces) == 0 || name == "" || slices.Contains(a.options.Interfaces, name)
+}
+
+// checkSSH returns why the caller's SSH connection would be blocked, nil where
+// it would not be or where there is none.
+func (a *application) checkSSH(p *policy.Policy, connection string) error {
+	t, ok := sshTuple(connection)
+	if !ok {
+		return nil
+	}
+	if links, err := hostLinks(a.options.Netns); err == nil {
+		if t.Link.Name != "" {
+			t.Link = named(t.Link.Name, links)
+		} else {
+			t.Link = owning(t.Local.Addr(), t.Remote.Addr(), links)
+		}
+	}
+	f, layer := wouldBlock(p, t, a.linkNamed(t.Link.Name))
+	if f == nil {
+		return nil
+	}
+	return fmt.Errorf("your SSH connection (%s) would be blocked by filter %q (%d) at layer %s; nothing is changed: try it with --confirm 30s, let it in with --failsafe tcp/%d, or use --force",
+		strings.Join([]string{t.Remote.String(), t.Local.String()}, " to "), clip(f.Name), f.ID, layermap.ByID(layer).Name, t.Local.Port())
+}

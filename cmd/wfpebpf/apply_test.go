@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+func TestDryRunReport(t *testing.T) {
+	file := write(t, "policy.yaml", smallPolicy+`
+  - {name: Other program, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{ALE_APP_ID: '\device\harddiskvolume1\x.exe'}]}
+  - {name: Not yet, layer: STREAM_V4, action: BLOCK}
+`)
+	r := wfpebpf(t, "apply", file, "--dry-run", "--json")
+	if r.code != exitDone {
+		t.Fatal(r.err)
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(r.out), &keys); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for k := range keys {
+		got = append(got, k)
+	}
+	slices.Sort(got)
+	if want := []string{"enforced", "filters", "refused", "total", "unmatchable"}; !slices.Equal(got, want) {
+		t.Errorf("keys %q, want %q", got, want)
+	}
+	var report policy.Report
+	decode(t, r.out, &report)
+	if report.Total != 5 || report.Enforced != 3 || report.Unmatchable != 1 || report.Refused != 1 || len(report.Filters) != 5 {
+		t.Errorf("report %+v", report)
+	}
+	text := wfpebpf(t, "apply", file, "--dry-run").out
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if last := lines[len(lines)-1]; last != "1 block filters cannot be enforced" {
+		t.Errorf("last line %q", last)
+	}
+}
+
+func TestStrict(t *testing.T) {
+	for _, tc := range []struct {
+		name, filter string
+		code         int
+	}{
+		{"all enforced", "", exitDone},
+		{"a block that is refused", "  - {name: X, layer: STREAM_V4, action: BLOCK}\n", exitNothing},
+		{"a block that matches nothing", "  - {name: X, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{TUNNEL_TYPE: 1}]}\n", exitNothing},
+		{"a permit that is refused", "  - {name: X, layer: STREAM_V4, action: PERMIT}\n", exitDone},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := wfpebpf(t, "apply", "--strict", "--dry-run", write(t, "policy.yaml", smallPolicy+tc.filter))
+			if r.code != tc.code {
+				t.Errorf("exit code %d, want %d: %s", r.code, tc.code, r.err)
+			}
+			if tc.code != exitDone && !strings.Contains(r.err, `"X"`) {
+				t.Errorf("%q does not name the filter", r.err)
+			}
+		})
+	}
+}
+
+func TestDryRunWarnsAboutTheSSHConnection(t *testing.T) {
+	file := write(t, "policy.yaml", smallPolicy)
+	for _, tc := range []struct {
+		name, connection string
+		args             []string
+		warns            bool
+	}{
+		{"not by SSH", "", nil, false},
+		{"to a port that is blocked", "192.0.2.9 50000 192.0.2.1 22", nil, true},
+		{"to another port", "192.0.2.9 50000 192.0.2.1 2222", nil, false},
+		{"over IPv6, where nothing is blocked", "2001:db8::9 50000 2001:db8::1 22", nil, false},
+		{"over a mapped address", "::ffff:192.0.2.9 50000 ::ffff:192.0.2.1 22", nil, true},
+		{"let in by a failsafe", "192.0.2.9 50000 192.0.2.1 22", []string{"--failsafe", "tcp/22"}, false},
+		{"let in by a failsafe for the peer", "192.0.2.9 50000 192.0.2.1 22", []string{"--failsafe", "tcp/22@192.0.2.0/24"}, false},
+		{"a failsafe for others", "192.0.2.9 50000 192.0.2.1 22", []string{"--failsafe", "tcp/22@198.51.100.0/24"}, true},
+		{"to be confirmed", "192.0.2.9 50000 192.0.2.1 22", []string{"--confirm", "30s"}, false},
+		{"forced", "192.0.2.9 50000 192.0.2.1 22", []string{"--force"}, false},
+		{"a variable that says nothing", "nonsense", nil, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Setenv(sshConnection, tc.connection)
+			r := wfpebpf(t, append([]string{"apply", file, "--dry-run"}, tc.args...)...)
+			if warns := strings.Contains(r.err, `blocked by filter "No logins"`); r.code != exitDone || warns != tc.warns {
+				t.Errorf("exit code %d, stderr %q, want a warning: %t", r.code, r.err, tc.warns)
+			}
+		})
+	}
+}
+
+func TestRealDumpReport(t *testing.T) {
+	file := filepath.Join("..", "..", "..", "shared", "inputs", "netsh-wfp", "wfpstate-win11-22621.xml")
+	if _, err := os.Stat(file); err != nil {
+		t.Skip("the folder of real dumps is not here")
+	}
+	r := wfpebpf(t, "apply", "--dry-run", "--json", file)
+	if r.code != exitDone {
+		t.Fatal(r.err)
+	}
+	var report policy.Report
+	decode(t, r.out, &report)
+	if report.Total != 1254 || report.Enforced+report.Unmatchable+report.Refused != report.Total {
+		t.Errorf("total %d, enforced %d, unmatchable %d, refused %d", report.Total, report.Enforced, report.Unmatchable, report.Refused)
+	}
+}

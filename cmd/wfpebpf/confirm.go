@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wfpebpf/wfpebpf/loader"
+)
+
+func confirmCommand() *cobra.Command {
+	var target loader.Target
+	cmd := &cobra.Command{
+		Use:   "confirm",
+		Short: "Keep what apply --confirm put in force",
+		Long: `Keeps the policy that "wfpebpf apply --confirm" put in force, from any terminal.
+Without --netns and --cgroup it keeps every policy that waits.`,
+		Example: `  wfpebpf confirm
+  wfpebpf confirm --netns lab`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(*cobra.Command, []string) error {
+			if err := loader.CheckCapabilities(); err != nil {
+				return err
+			}
+			kept := 0
+			err := eachInstance(target, func(e *loader.Engine, _ loader.Target) error {
+				was, err := e.Confirm()
+				if was {
+					kept++
+				}
+				return err
+			})
+			if err == nil && kept == 0 {
+				err = errors.New("no policy waits to be confirmed")
+			}
+			return err
+		},
+	}
+	targetFlags(cmd, &target)
+	return cmd
+}
+
+// eachInstance calls fn with the instance of a target; with every instance
+// where no target is named. It goes on after an error and returns them all.
+func eachInstance(t loader.Target, fn func(*loader.Engine, loader.Target) error) error {
+	targets := []loader.Target{t}
+	if t == (loader.Target{}) {
+		var err error
+		if targets, err = loader.Instances(); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, t := range targets {
+		e, err := loader.Find(t)
+		if err == nil {
+			err = fn(e, t)
+			e.Close()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

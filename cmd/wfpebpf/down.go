@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/wfpebpf/wfpebpf/loader"
+)
+
+func downCommand() *cobra.Command {
+	var target loader.Target
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Remove all that wfpebpf made, and nothing else",
+		Long: `Ends enforcement and removes programs, maps and records. Without --netns and
+--cgroup it removes every instance. Nothing to remove is no error.`,
+		Example: `  wfpebpf down
+  wfpebpf down --netns lab`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(*cobra.Command, []string) error {
+			if err := loader.CheckCapabilities(); err != nil {
+				return err
+			}
+			return eachInstance(target, func(e *loader.Engine, _ loader.Target) error { return e.Down() })
+		},
+	}
+	targetFlags(cmd, &target)
+	return cmd
+}

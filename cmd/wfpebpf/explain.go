@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wfpebpf/wfpebpf/explain"
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// question is what explain was asked.
+type question struct {
+	target                     loader.Target
+	mapFile                    string
+	layer, in, out, from, to   string
+	program, user, unit, iface string
+	live, windows, json        bool
+}
+
+func explainCommand() *cobra.Command {
+	var q question
+	cmd := &cobra.Command{
+		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out} PROTO --from A:P --to A:P}",
+		Short: "Say what a policy does with traffic, and why",
+		Long: `Says what a policy does with traffic: the verdict, the filter whose action became
+final, what each sublayer came to, and which further fields would change it. It
+reads files only and needs no root.
+
+With --layer it judges one layer with the values given: FLAGS not given is 0,
+fields that have one value here have it, all others are EMPTY. Values are written
+as in a policy file; ALE_USER_ID may be given several times (uid:1000, gid:10,
+unit:NAME) and makes one token. --iface and the other flags describe a
+connection instead, which is judged at each layer that it passes. Without --iface
+the fields of the link stay EMPTY, except for loopback traffic.
+
+It judges what would be enforced here. --as-windows includes filters that are
+refused here, and takes callouts that are not provided to let the traffic pass.
+--live asks the kernel about the policy in force, too: the two must agree.`,
+		Example: `  wfpebpf explain policy.yaml --out tcp --from 10.0.0.2:50000 --to 10.0.0.1:445
+  wfpebpf explain wfpstate.xml --map map.yaml --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:3389 --iface eth0
+  wfpebpf explain policy.yaml --layer ALE_AUTH_CONNECT_V4 IP_REMOTE_PORT=445 IP_PROTOCOL=tcp
+  wfpebpf explain --live --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:22 --json`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return q.run(cmd, args) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&q.layer, "layer", "", "judge at this layer, with the values given as FIELD=VALUE")
+	f.StringVar(&q.in, "in", "", "judge inbound traffic of this protocol (tcp, udp, a number)")
+	f.StringVar(&q.out, "out", "", "judge outbound traffic of this protocol")
+	f.StringVar(&q.from, "from", "", "source address and port")
+	f.StringVar(&q.to, "to", "", "destination address and port")
+	f.StringVar(&q.program, "program", "", "path of the executable that has the socket")
+	f.StringVar(&q.user, "user", "", "its user: a name, a uid, uid:N or gid:N")
+	f.StringVar(&q.unit, "unit", "", "its systemd unit")
+	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over")
+	f.BoolVar(&q.live, "live", false, "ask the kernel, too, about the policy in force")
+	f.BoolVar(&q.windows, "as-windows", false, "judge as on Windows: include what is refused here")
+	mapFlag(cmd, &q.mapFile)
+	targetFlags(cmd, &q.target)
+	jsonFlag(cmd, &q.json)
+	cmd.MarkFlagsOneRequired("layer", "in", "out")
+	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out")
+	cmd.MarkFlagsMutuallyExclusive("live", "as-windows")
+	complete(cmd, "layer", completeLayers)
+	complete(cmd, "iface", completeLinks)
+	for _, flag := range []string{"in", "out"} {
+		complete(cmd, flag, func(*cobra.Command) []string { return []string{"tcp", "udp"} })
+	}
+	cmd.ValidArgsFunction = completeFields
+	return cmd
+}
+
+// completeFields offers the fields of the layer, beside file names.
+func completeFields(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	l := layermap.ByName(cmd.Flag("layer").Value.String())
+	if l == nil || word == "" {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	var keys []string
+	for _, f := range l.Fields {
+		keys = append(keys, f.Key+"=")
+	}
+	if keys = withPrefix(keys, word); len(keys) == 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return keys, cobra.ShellCompDirectiveNoSpace
+}
+
+// split tells FIELD=VALUE from files. A file may have such a name, too; a field
+// goes first, since ./NAME names the file.
+func split(args []string) (files, values []string) {
+	for _, a := range args {
+		key, _, assigned := strings.Cut(a, "=")
+		_, missing := os.Stat(a)
+		if assigned && (layermap.KnownKey(layermap.CanonicalKey(key)) || missing != nil && !strings.ContainsRune(key, '/')) {
+			values = append(values, a)
+		} else {
+			files = append(files, a)
+		}
+	}
+	return files, values
+}
+
+func (q *question) run(cmd *cobra.Command, args []string) error {
+	files, values := split(args)
+	switch {
+	case len(files) == 0 && !q.live:
+		return usagef("a policy file is needed")
+	case q.layer == "" && len(values) > 0:
+		return usagef("%s goes with --layer", values[0])
+	}
+	layer := layermap.ByName(q.layer)
+	if q.layer != "" && layer == nil {
+		return usagef("there is no layer %q", q.layer)
+	}
+	p, m, err := loadPolicy(files, q.mapFile)
+	if err != nil {
+		return err
+	}
+	store := p.Store
+	var engine *loader.Engine
+	switch {
+	case q.windows:
+		store = p.WindowsStore()
+	case q.live:
+		if err := loader.CheckCapabilities(); err != nil {
+			return err
+		}
+		if engine, err = loader.Find(q.target); err != nil {
+			return err
+		}
+		defer engine.Close()
+		if store = engine.Store(); store == nil {
+			return errors.New("the record of the policy in force cannot be read; apply it again")
+		}
+	}
+	var answers []explain.Answer
+	if layer != nil {
+		v, err := explain.Values(p, m, layer, values)
+		if err != nil {
+			return usageError{err}
+		}
+		answers = []explain.Answer{explain.Layer(store, layer, v, q.windows)}
+	} else {
+		t, err := q.tuple(p, m)
+		if err != nil {
+			return usageError{err}
+		}
+		answers = t.Explain(p, store, q.windows)
+	}
+	if err := compare(engine, answers); err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	switch {
+	case q.json && layer != nil:
+		err = writeJSON(out, answers[0])
+	case q.json:
+		err = writeJSON(out, answers)
+	default:
+		err = explain.WriteText(out, answers)
+	}
+	if err != nil {
+		return err
+	}
+	for _, a := range answers {
+		if a.Live != nil && !a.Live.Agrees {
+			return errors.New("the kernel and the evaluator differ at " + a.Layer + ": this is a bug, please report it")
+		}
+	}
+	return nil
+}
+
+// compare asks the kernel what the evaluator was asked; without an engine it
+// asks nothing.
+func compare(engine *loader.Engine, answers []explain.Answer) error {
+	if engine == nil {
+		return nil
+	}
+	for i := range answers {
+		layer, values := answers[i].Question()
+		if !layermap.ByID(layer).Hook().Live {
+			continue
+		}
+		verdicts, err := engine.Judge(layer, []filter.Values{values})
+		if err != nil {
+			return err
+		}
+		answers[i].Compare(verdicts[0].Action, verdicts[0].Filter)
+	}
+	return nil
+}
+
+// tuple reads the flags that describe a connection.
+func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
+	t := &explain.Tuple{Outbound: q.out != "", Unit: q.unit, Link: explain.Link{Name: q.iface}}
+	connect := layermap.ByID(layermap.ALEAuthConnectV4)
+	field := func(key string, texts ...string) (filter.Value, error) {
+		var assignments []string
+		for _, text := range texts {
+			assignments = append(assignments, key+"="+text)
+		}
+		v, err := explain.Values(p, m, connect, assignments)
+		if err != nil {
+			return filter.Value{}, err
+		}
+		return v[connect.FieldIndex(key)], nil
+	}
+	protocol, err := field("IP_PROTOCOL", q.in+q.out)
+	if err != nil {
+		return nil, err
+	}
+	t.Protocol = uint8(protocol.Num)
+	from, err := endpoint("--from", q.from)
+	if err != nil {
+		return nil, err
+	}
+	to, err := endpoint("--to", q.to)
+	if err != nil {
+		return nil, err
+	}
+	t.Local, t.Remote = to, from
+	if t.Outbound {
+		t.Local, t.Remote = from, to
+	}
+	switch a, b := t.Local.Addr().Unmap(), t.Remote.Addr().Unmap(); {
+	case !a.IsValid() && !b.IsValid():
+		return nil, errors.New("--from and --to are needed")
+	case a.IsValid() && b.IsValid() && a.Is4() != b.Is4():
+		return nil, errors.New("--from and --to are of different families")
+	}
+	if q.program != "" {
+		if t.App, err = field("ALE_APP_ID", q.program); err != nil {
+			return nil, err
+		}
+	}
+	principals, err := q.principals()
+	if err != nil {
+		return nil, err
+	}
+	if len(principals) > 0 {
+		if t.User, err = field("ALE_USER_ID", principals...); err != nil {
+			return nil, err
+		}
+	}
+	// What this host knows of a link is welcome and not needed.
+	if links, err := hostLinks(q.target.Netns); err == nil && q.iface != "" {
+		t.Link = named(q.iface, links)
+	}
+	return t, nil
+}
+
+// endpoint reads an address and a port, each of which may be left out.
+func endpoint(flag, s string) (netip.AddrPort, error) {
+	if s == "" {
+		return netip.AddrPort{}, nil
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil && ap.Addr().Zone() == "" {
+		return ap, nil
+	}
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" {
+		return netip.AddrPortFrom(a, 0), nil
+	}
+	return netip.AddrPort{}, errors.New(flag + " " + strconv.Quote(s) + " is not an address with a port, such as 192.0.2.1:443 or [2001:db8::1]:443")
+}
+
+// principals are what --user and --unit say about the token. The programs know
+// the user and the group that a process runs with, so a name stands for both.
+func (q *question) principals() ([]string, error) {
+	var out []string
+	_, number := strconv.ParseUint(q.user, 10, 32)
+	switch {
+	case q.user == "":
+	case number == nil:
+		out = append(out, "uid:"+q.user)
+	case strings.ContainsRune(q.user, ':') || strings.HasPrefix(strings.ToUpper(q.user), "S-1-"):
+		out = append(out, q.user)
+	default:
+		u, err := user.Lookup(q.user)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, "uid:"+u.Uid, "gid:"+u.Gid)
+	}
+	if q.unit != "" {
+		out = append(out, "unit:"+q.unit)
+	}
+	return slices.Compact(out), nil
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wfpebpf/wfpebpf/explain"
+)
+
+func TestExplainALayer(t *testing.T) {
+	file := write(t, "policy.yaml", smallPolicy)
+	for _, tc := range []struct {
+		name    string
+		args    []string
+		verdict string
+		filter  string
+	}{
+		{"blocked", []string{file, "--layer", "ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT=445"}, "block", "Block SMB"},
+		{"flags last", []string{"IP_REMOTE_PORT=445", file, "--layer", "ALE_AUTH_CONNECT_V6"}, "block", "Block SMB"},
+		{"permitted", []string{file, "--layer", "ALE_AUTH_CONNECT_V4", "IP_REMOTE_PORT=80"}, "permit", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := wfpebpf(t, append([]string{"explain", "--json"}, tc.args...)...)
+			if r.code != exitDone {
+				t.Fatal(r.err)
+			}
+			var a explain.Answer
+			decode(t, r.out, &a)
+			if a.Verdict != tc.verdict || a.FilterName != tc.filter {
+				t.Errorf("%s by %q, want %s by %q", a.Verdict, a.FilterName, tc.verdict, tc.filter)
+			}
+		})
+	}
+}
+
+func TestExplainATuple(t *testing.T) {
+	file := write(t, "policy.yaml", smallPolicy)
+	r := wfpebpf(t, "explain", file, "--out", "tcp", "--from", "192.0.2.1:50000", "--to", "192.0.2.2:445", "--json")
+	var answers []explain.Answer
+	decode(t, r.out, &answers)
+	var layers []string
+	for _, a := range answers {
+		layers = append(layers, a.Layer)
+		if want := map[bool]string{true: "block", false: "permit"}[a.Layer == "ALE_AUTH_CONNECT_V4"]; a.Verdict != want {
+			t.Errorf("%s at %s, want %s", a.Verdict, a.Layer, want)
+		}
+	}
+	want := []string{"ALE_RESOURCE_ASSIGNMENT_V4", "ALE_AUTH_CONNECT_V4", "OUTBOUND_IPPACKET_V4", "OUTBOUND_MAC_FRAME_ETHERNET"}
+	if !slices.Equal(layers, want) {
+		t.Errorf("layers %q, want %q", layers, want)
+	}
+	if !json.Valid([]byte(r.out)) || !strings.Contains(r.out, `"sensitive": []`) {
+		t.Errorf("JSON %s", r.out)
+	}
+	text := wfpebpf(t, "explain", file, "--in", "6", "--from", "192.0.2.2", "--to", "192.0.2.1:22", "--user", "root", "--unit", "ssh.service", "--program", "/usr/sbin/sshd").out
+	if !strings.Contains(text, `block at ALE_AUTH_RECV_ACCEPT_V4: by "No logins" (3)`) {
+		t.Errorf("text %s", text)
+	}
+}
+
+func TestSplitFilesFromValues(t *testing.T) {
+	odd := write(t, "a=b.yaml", "")
+	files, values := split([]string{"policy.yaml", "IP_REMOTE_PORT=1", "fwpm_condition_flags=0", odd, "./FLAGS=x", "NOSUCH=1"})
+	if want := []string{"policy.yaml", odd, "./FLAGS=x"}; !slices.Equal(files, want) {
+		t.Errorf("files %q, want %q", files, want)
+	}
+	if want := []string{"IP_REMOTE_PORT=1", "fwpm_condition_flags=0", "NOSUCH=1"}; !slices.Equal(values, want) {
+		t.Errorf("values %q, want %q", values, want)
+	}
+}
+
+func TestLinkOfTraffic(t *testing.T) {
+	addr := netip.MustParseAddr
+	links := []hostLink{
+		{explain.Link{Name: "lo", Index: 1, Type: ifTypeLoopback}, []netip.Addr{addr("127.0.0.1")}},
+		{explain.Link{Name: "eth0", Index: 2, Type: ifTypeEthernet}, []netip.Addr{addr("192.0.2.1")}},
+		{explain.Link{Name: "eth1", Index: 3, Type: ifTypeEthernet}, []netip.Addr{addr("198.51.100.1")}},
+	}
+	for _, tc := range []struct {
+		name  string
+		got   explain.Link
+		want  string
+		index uint32
+	}{
+		{"named", named("eth1", links), "eth1", 3},
+		{"named and not here", named("eth9", links), "eth9", 0},
+		{"by the local address", owning(addr("192.0.2.1"), addr("192.0.2.2"), links), "eth0", 2},
+		{"by a mapped address", owning(addr("::ffff:192.0.2.1"), addr("::ffff:192.0.2.2"), links), "eth0", 2},
+		{"an address that is not here", owning(addr("203.0.113.1"), addr("192.0.2.2"), links), "", 0},
+		{"between two addresses of the host", owning(addr("192.0.2.1"), addr("198.51.100.1"), links), "lo", 1},
+	} {
+		if tc.got.Name != tc.want || tc.got.Index != tc.index {
+			t.Errorf("%s: %s (%d), want %s (%d)", tc.name, tc.got.Name, tc.got.Index, tc.want, tc.index)
+		}
+	}
+}

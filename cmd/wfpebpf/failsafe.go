@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// failsafe is what --failsafe always lets in.
+type failsafe struct {
+	text     string
+	protocol uint8
+	port     uint16
+	from     netip.Prefix // not valid: from anywhere
+}
+
+// failsafeProtocols are the protocols that have ports and that ALE judges.
+var failsafeProtocols = map[string]uint8{"tcp": 6, "udp": 17}
+
+// parseFailsafe reads PROTOCOL/PORT[@CIDR].
+func parseFailsafe(text string) (failsafe, error) {
+	bad := func(why string) (failsafe, error) {
+		return failsafe{}, fmt.Errorf("--failsafe %q: %s; write it as tcp/22 or tcp/22@10.0.0.0/8", text, why)
+	}
+	f := failsafe{text: text}
+	service, cidr, restricted := strings.Cut(text, "@")
+	protocol, port, ok := strings.Cut(service, "/")
+	if f.protocol = failsafeProtocols[strings.ToLower(protocol)]; !ok || f.protocol == 0 {
+		return bad("the protocol is tcp or udp")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return bad("the port is 1 to 65535")
+	}
+	f.port = uint16(n)
+	if !restricted {
+		return f, nil
+	}
+	if f.from, err = netip.ParsePrefix(cidr); err != nil {
+		a, err := netip.ParseAddr(cidr)
+		if err != nil || a.Zone() != "" {
+			return bad("what follows @ is an address or a prefix")
+		}
+		f.from = netip.PrefixFrom(a, a.BitLen())
+	}
+	if f.from = f.from.Masked(); f.from.Addr().Is4In6() {
+		return bad("write IPv4 addresses as such")
+	}
+	return f, nil
+}
+
+// failsafeSubLayer goes before every other sublayer: it has the highest weight,
+// and among sublayers of one weight the lowest key goes first.
+var failsafeSubLayer = filter.SubLayer{
+	Key: uuid.MustParse("00000000-0000-0000-0000-000000000001"), Name: "wfpebpf failsafe", Weight: 0xffff,
+}
+
+// failsafeFile stands for a file name in the report.
+const failsafeFile = "--failsafe"
+
+// addFailsafes adds what the failsafes let in to a policy and to its report.
+func addFailsafes(p *policy.Policy, safes []failsafe) error {
+	if len(safes) == 0 {
+		return nil
+	}
+	if err := p.Store.AddSubLayer(failsafeSubLayer); err != nil {
+		return err
+	}
+	var notes []string
+	for _, s := range safes {
+		for _, f := range s.filters() {
+			if err := p.Store.AddFilter(f); err != nil {
+				return err
+			}
+			p.Entries = append(p.Entries, policy.Entry{Filter: f, File: failsafeFile, State: policy.StateEnforced})
+		}
+		notes = append(notes, "failsafe: "+s.text+" is always let in")
+	}
+	p.Notes = append(notes, p.Notes...)
+	return nil
+}
+
+// filters are the hard permits of a failsafe. Binds are let through for both
+// families, because a socket of IPv6 serves IPv4 as well. The IPPACKET layers
+// have no ports, so that they are opened for a peer only, with all its packets.
+func (s failsafe) filters() []*filter.Filter {
+	protocol := filter.Condition{Field: "IP_PROTOCOL", Value: filter.U8(s.protocol)}
+	port := filter.Condition{Field: "IP_LOCAL_PORT", Value: filter.U16(s.port)}
+	service := []filter.Condition{protocol, port}
+	var out []*filter.Filter
+	add := func(layer layermap.LayerID, conditions ...filter.Condition) {
+		out = append(out, &filter.Filter{
+			Name: "failsafe " + s.text, Layer: layer, SubLayer: failsafeSubLayer.Key, Conditions: conditions,
+			Action: filter.ActionPermit, Flags: filter.FlagClearActionRight,
+		})
+	}
+	add(layermap.ALEResourceAssignmentV4, service...)
+	add(layermap.ALEResourceAssignmentV6, service...)
+	if !s.from.IsValid() {
+		add(layermap.ALEAuthRecvAcceptV4, service...)
+		add(layermap.ALEAuthRecvAcceptV6, service...)
+		return out
+	}
+	peer := filter.Condition{Field: "IP_REMOTE_ADDRESS"}
+	layers := [...]layermap.LayerID{layermap.ALEAuthRecvAcceptV6, layermap.InboundIPPacketV6, layermap.OutboundIPPacketV6}
+	if peer.Value = filter.V6Mask(s.from); s.from.Addr().Is4() {
+		peer.Value = filter.V4Mask(s.from)
+		layers = [...]layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.InboundIPPacketV4, layermap.OutboundIPPacketV4}
+	}
+	add(layers[0], protocol, port, peer)
+	add(layers[1], peer)
+	add(layers[2], peer)
+	return out
+}

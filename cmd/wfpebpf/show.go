@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wfpebpf/wfpebpf/loader"
+)
+
+// views are what show can show: each reads one kind of rows and gives its table.
+var views = map[string]func(*loader.Engine) (view, error){
+	"filters": func(e *loader.Engine) (view, error) {
+		rows, err := e.Filters()
+		return table("ID NAME LAYER SUBLAYER WEIGHT ACTION HITS", rows, func(r loader.FilterRow) []any {
+			return []any{r.ID, r.Name, r.Layer, r.SubLayer, fmt.Sprintf("%#x", r.Weight), r.Action, r.Hits}
+		}), err
+	},
+	"sublayers": func(e *loader.Engine) (view, error) {
+		rows, err := e.SubLayers()
+		return table("KEY NAME WEIGHT FILTERS", rows, func(r loader.SubLayerRow) []any {
+			return []any{r.Key, r.Name, r.Weight, r.Filters}
+		}), err
+	},
+	"callouts": func(e *loader.Engine) (view, error) {
+		rows, err := e.Callouts()
+		return table("KEY NAME LAYER REGISTERED", rows, func(r loader.CalloutRow) []any {
+			return []any{r.Key, r.Name, r.Layer, r.Registered}
+		}), err
+	},
+	"hooks": func(e *loader.Engine) (view, error) {
+		rows, err := e.Hooks()
+		for i := range rows {
+			rows[i].Layers = list(rows[i].Layers)
+		}
+		return table("HOOK TARGET LINK LAYERS", rows, func(r loader.HookRow) []any {
+			return []any{r.Hook, r.Target, r.Link, strings.Join(r.Layers, ",")}
+		}), err
+	},
+	"state": func(e *loader.Engine) (view, error) {
+		s, err := e.State()
+		s.Stale, s.Failsafes = list(s.Stale), list(s.Failsafes)
+		if s.Filters == nil {
+			s.Filters = map[string]int{}
+		}
+		return view{json: s, text: func(w io.Writer) error { return writeState(w, s) }}, err
+	},
+}
+
+// view is one kind of rows, ready to be written either way.
+type view struct {
+	json any
+	text func(io.Writer) error
+}
+
+func table[T any](header string, rows []T, cells func(T) []any) view {
+	return view{json: list(rows), text: func(w io.Writer) error {
+		var out [][]any
+		for _, r := range rows {
+			out = append(out, cells(r))
+		}
+		return writeTable(w, header, out)
+	}}
+}
+
+func showCommand() *cobra.Command {
+	var target loader.Target
+	var asJSON bool
+	what := slices.Sorted(maps.Keys(views))
+	cmd := &cobra.Command{
+		Use:   "show {" + strings.Join(what, "|") + "}",
+		Short: "Show what is in force",
+		Long: `Shows the filters with their hits since the last commit, the sublayers, the
+callouts, the hooks, or an overview: commits, memory, names that went stale, lost
+events, failsafes.`,
+		Example: `  wfpebpf show filters
+  wfpebpf show state --json
+  wfpebpf show hooks --netns lab`,
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: what,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withEngine(target, func(e *loader.Engine) error {
+				v, err := views[args[0]](e)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(cmd.OutOrStdout(), v.json)
+				}
+				return v.text(cmd.OutOrStdout())
+			})
+		},
+	}
+	targetFlags(cmd, &target)
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func writeState(w io.Writer, s loader.State) error {
+	or := func(s, otherwise string) string {
+		if s == "" {
+			return otherwise
+		}
+		return s
+	}
+	rows := [][]any{
+		{"netns", or(s.Netns, "(the caller's)")},
+		{"cgroup", or(s.Cgroup, "/")},
+		{"generation", s.Generation},
+		{"applied", s.Applied.Format(time.RFC3339)},
+		{"unconfirmed", s.Unconfirmed},
+		{"memory", fmt.Sprintf("%d bytes", s.Memory)},
+		{"lost events", s.LostEvents},
+		{"errors", s.Errors},
+		{"without identity", s.NoIdentity},
+		{"failsafes", or(strings.Join(s.Failsafes, ", "), "-")},
+	}
+	for _, layer := range slices.Sorted(maps.Keys(s.Filters)) {
+		rows = append(rows, []any{"filters at " + layer, s.Filters[layer]})
+	}
+	for _, stale := range s.Stale {
+		rows = append(rows, []any{"stale", stale})
+	}
+	return writeTable(w, "WHAT VALUE", rows)
+}
