@@ -57,7 +57,7 @@ static __always_inline void put_ale_interface(struct wfp_values *v, const struct
 	if (is_assignment(t->layer))
 		return;
 	put(v, WFP_SLOT_ORIGINAL_PROFILE, l->profile);
-	put(v, WFP_SLOT_QUARANTINE_EPOCH, l->epoch);
+	put(v, WFP_SLOT_QUARANTINE_EPOCH, is_v6(t->layer) ? l->epoch[1] : l->epoch[0]);
 }
 
 /* Loopback is split by who sends it: an AppContainer (a mapped package) or not. */

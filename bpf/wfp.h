@@ -213,7 +213,7 @@ struct wfp_generation {
 /* Facts of a network interface, by ifindex, in one generation. */
 struct wfp_link {
 	__u64 luid;
-	__u64 epoch;
+	__u64 epoch[2]; /* INTERFACE_QUARANTINE_EPOCH at V4 and at V6 layers */
 	__u32 type;    /* IANA ifType */
 	__u32 profile; /* public 1, private 2, domain 3 */
 	__u64 mac;     /* BYTE_ARRAY6 as a number; 0: none */

@@ -188,7 +188,7 @@ const (
 type WFPWfpLink struct {
 	_       structs.HostLayout
 	Luid    uint64
-	Epoch   uint64
+	Epoch   [2]uint64
 	Type    uint32
 	Profile uint32
 	Mac     uint64
