@@ -107,6 +107,28 @@ func (a *Answer) Compare(action filter.Action, id filter.ID) {
 	a.Live.Agrees = a.Live.Verdict == a.Verdict && id == a.FilterID
 }
 
+// Layer judges values at one layer as it would be enforced here or, with
+// windows, as on Windows, with notes about what was assumed.
+func Layer(s *filter.Store, l *layermap.Layer, values filter.Values, windows bool) Answer {
+	if windows {
+		callouts, names := PassingCallouts(s, l)
+		a := Judge(s, l, values, callouts)
+		for _, name := range names {
+			a.Notes = append(a.Notes, "callout "+name+" is taken to let the traffic pass")
+		}
+		return a
+	}
+	a := Judge(s, l, values, nil)
+	if !l.Hook().Live {
+		a.Notes = append(a.Notes, "the layer does not run here: filters at it are refused")
+	}
+	// A field that is always the same here changes nothing here.
+	a.Sensitive = slices.DeleteFunc(a.Sensitive, func(key string) bool {
+		return l.Source(key).Kind != layermap.Filled
+	})
+	return a
+}
+
 // PassingCallouts stands in for callouts that exist on Windows and not here: a
 // terminating one lets the traffic pass, softly, and any other one continues.
 // Without them an unregistered callout would block all that it is asked about.

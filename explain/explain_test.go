@@ -293,3 +293,17 @@ filters:
 		t.Errorf("got %s with notes %q", a.Verdict, a.Notes)
 	}
 }
+
+func TestFieldsThatAreAlwaysTheSameChangeNothing(t *testing.T) {
+	p, _ := load(t, `
+wfpebpf: 1
+filters:
+  - {name: Some port, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{IP_REMOTE_PORT: 25}]}
+  - {name: A tunnel, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{NEXTHOP_TUNNEL_TYPE: 1}]}
+  - {name: An arrival, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{IP_ARRIVAL_INTERFACE: eth0}]}
+`)
+	l := layermap.ByName("ALE_AUTH_CONNECT_V4")
+	if a := Layer(p.Store, l, constants(l), false); !slices.Equal(a.Sensitive, []string{"IP_REMOTE_PORT"}) {
+		t.Errorf("sensitive %q, want IP_REMOTE_PORT alone", a.Sensitive)
+	}
+}

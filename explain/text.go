@@ -66,7 +66,7 @@ func (a *Answer) writeText(w io.Writer) error {
 
 // quote shortens text from a file and keeps it from writing to the terminal.
 func quote(s string) string {
-	const most = 80
+	const most = 160
 	if len(s) > most {
 		s = s[:most] + "..."
 	}

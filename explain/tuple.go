@@ -345,23 +345,6 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 	return out
 }
 
-// Layer judges values at one layer, with notes about what was assumed.
-func Layer(s *filter.Store, l *layermap.Layer, values filter.Values, windows bool) Answer {
-	if !windows {
-		a := Judge(s, l, values, nil)
-		if !l.Hook().Live {
-			a.Notes = append(a.Notes, "the layer does not run here: filters at it are refused")
-		}
-		return a
-	}
-	callouts, names := PassingCallouts(s, l)
-	a := Judge(s, l, values, callouts)
-	for _, name := range names {
-		a.Notes = append(a.Notes, "callout "+name+" is taken to let the traffic pass")
-	}
-	return a
-}
-
 // WouldBlock returns the filter that stops the traffic or the packets that
 // answer it, and its layer; nil where it passes.
 func WouldBlock(p *policy.Policy, t Tuple) (*filter.Filter, layermap.LayerID) {

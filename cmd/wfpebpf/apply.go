@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -102,11 +103,13 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 		return err
 	}
 	var engine *loader.Engine
+	var release func()
 	if !a.dryRun {
 		if engine, err = loader.Open(a.options); err != nil {
 			return err
 		}
-		defer engine.Close()
+		release = sync.OnceFunc(func() { engine.Close() })
+		defer release()
 		if err := refuseUnavailable(p, engine.Unavailable(p)); err != nil {
 			return err
 		}
@@ -132,7 +135,7 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 	if a.dryRun {
 		return nil
 	}
-	return a.commit(cmd, engine, p)
+	return a.commit(cmd, engine, release, p)
 }
 
 func (a *application) write(w io.Writer, r policy.Report) error {
@@ -181,7 +184,7 @@ func strict(r policy.Report) error {
 }
 
 // commit puts the policy in force and, with --confirm, waits.
-func (a *application) commit(cmd *cobra.Command, engine *loader.Engine, p *policy.Policy) error {
+func (a *application) commit(cmd *cobra.Command, engine *loader.Engine, release func(), p *policy.Policy) error {
 	if engine.Unconfirmed() && !a.force {
 		return errors.New("the policy in force waits to be confirmed or taken back; confirm it, wait, or use --force")
 	}
@@ -193,7 +196,7 @@ func (a *application) commit(cmd *cobra.Command, engine *loader.Engine, p *polic
 		return err
 	}
 	if a.confirm > 0 {
-		return a.await(cmd, engine)
+		return a.await(cmd, engine, release)
 	}
 	// With --force over a policy that waited, this one is meant to stay.
 	if engine.Unconfirmed() {

@@ -124,7 +124,7 @@ func layerCells(rows []layerRow) [][]any {
 		if !r.Available {
 			here = "no: " + r.Reason
 		}
-		cells = append(cells, []any{r.ID, r.FWPS, r.Fidelity, here, r.Hook})
+		cells = append(cells, []any{uint16(r.ID), r.FWPS, r.Fidelity, here, r.Hook})
 	}
 	return cells
 }

@@ -13,7 +13,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +26,10 @@ import (
 )
 
 // pollInterval is how soon a confirm from elsewhere is noticed.
-const pollInterval = 100 * time.Millisecond
+const pollInterval = 200 * time.Millisecond
+
+// rollbackPatience is how long taking back is tried where it fails.
+const rollbackPatience = 10 * time.Minute
 
 // exitTakenBack is how the process says that it took the policy back.
 const exitTakenBack = 3
@@ -43,7 +48,10 @@ func rollbackCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			takenBack, err := rollbackAfter(target, generation, after)
+			// Open, not Find: without names it is the caller's own instance, even
+			// where there are others.
+			open := func() (unconfirmed, error) { return loader.Open(loader.Options{Target: target}) }
+			takenBack, err := rollbackAfter(open, generation, after, rollbackPatience)
 			if takenBack {
 				os.Exit(exitTakenBack)
 			}
@@ -55,46 +63,64 @@ func rollbackCommand() *cobra.Command {
 	return cmd
 }
 
-// waiting reports whether a commit still waits to be confirmed. Another commit
-// after it ends the wait, as does Down.
-func waiting(e *loader.Engine, generation uint64) bool {
-	if !e.Unconfirmed() {
-		return false
-	}
-	s, err := e.State()
-	return err != nil || s.Generation == generation
+// unconfirmed is the part of loader.Engine that the process needs.
+type unconfirmed interface {
+	Unconfirmed() bool
+	State() (loader.State, error)
+	Rollback() error
+	Close() error
 }
 
-// rollbackAfter waits and takes the commit back unless it is confirmed. What
-// keeps it from looking is no reason to leave the policy in force, so that it
-// tries until it succeeds.
-func rollbackAfter(target loader.Target, generation uint64, after time.Duration) (takenBack bool, err error) {
+// rollbackAfter waits, and takes the commit back unless it is confirmed or
+// replaced meanwhile. What keeps it from looking is no reason to leave the
+// policy in force: it tries again.
+func rollbackAfter(open func() (unconfirmed, error), generation uint64, after, patience time.Duration) (takenBack bool, err error) {
 	deadline := time.Now().Add(after)
 	for {
-		e, err := loader.Find(target)
-		if err == nil {
-			switch {
-			case !waiting(e, generation):
-				return false, e.Close()
-			case !time.Now().Before(deadline):
-				err = e.Rollback()
-			}
-			e.Close()
-			if err == nil && !time.Now().Before(deadline) {
-				return true, nil
-			}
-		}
-		if errors.Is(err, loader.ErrNotApplied) {
-			return false, nil // it was removed meanwhile
+		due := !time.Now().Before(deadline)
+		over, err := rollbackIf(open, generation, due)
+		switch {
+		case over:
+			return true, nil
+		case errors.Is(err, errNotWaiting):
+			return false, nil
+		case time.Since(deadline) > patience:
+			return false, err
 		}
 		time.Sleep(pollInterval)
 	}
 }
 
+// errNotWaiting: the commit was confirmed, replaced or removed.
+var errNotWaiting = errors.New("the commit does not wait to be confirmed")
+
+// rollbackIf looks once, and takes the commit back if it is due. done says that
+// it did.
+func rollbackIf(open func() (unconfirmed, error), generation uint64, due bool) (done bool, err error) {
+	e, err := open()
+	if err != nil {
+		return false, err
+	}
+	defer e.Close()
+	if !e.Unconfirmed() {
+		return false, errNotWaiting
+	}
+	if s, err := e.State(); err == nil && s.Generation != generation {
+		return false, errNotWaiting
+	}
+	if !due {
+		return false, nil
+	}
+	if err := e.Rollback(); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
 // await marks the commit as one to be confirmed, starts the process that takes
 // it back, and waits for what comes first: Enter, a confirm from elsewhere, or
-// the end of the time.
-func (a *application) await(cmd *cobra.Command, engine *loader.Engine) error {
+// the end of the time. It lets the engine go before it waits.
+func (a *application) await(cmd *cobra.Command, engine *loader.Engine, release func()) error {
 	undo := func(err error) error {
 		return errors.Join(err, engine.Rollback())
 	}
@@ -105,10 +131,11 @@ func (a *application) await(cmd *cobra.Command, engine *loader.Engine) error {
 	if err != nil {
 		return undo(err)
 	}
-	child, err := startRollback(state, a.confirm)
+	child, err := startRollback(a.options.Target, state.Generation, a.confirm)
 	if err != nil {
 		return undo(err)
 	}
+	release()
 	ended := make(chan error, 1)
 	go func() { ended <- child.Wait() }()
 	progress := cmd.ErrOrStderr()
@@ -116,7 +143,7 @@ func (a *application) await(cmd *cobra.Command, engine *loader.Engine) error {
 	how := "wfpebpf confirm"
 	if interactive {
 		how = "Enter or " + how
-		go confirmByEnter(cmd.InOrStdin(), engine, progress)
+		go a.confirmByEnter(cmd.InOrStdin(), progress)
 	}
 	fmt.Fprintf(progress, "in force; taken back after %s unless kept by: %s\n", a.confirm, how)
 	tick := time.NewTicker(time.Second)
@@ -128,7 +155,7 @@ func (a *application) await(cmd *cobra.Command, engine *loader.Engine) error {
 			if interactive {
 				fmt.Fprintln(progress)
 			}
-			return a.outcome(err, progress)
+			return outcome(err, a.confirm, progress)
 		case <-tick.C:
 			if left := time.Until(deadline).Round(time.Second); interactive && left >= 0 {
 				fmt.Fprintf(progress, "\r%s left ", left)
@@ -138,37 +165,39 @@ func (a *application) await(cmd *cobra.Command, engine *loader.Engine) error {
 }
 
 // outcome reads the end of the process that takes the policy back.
-func (a *application) outcome(err error, progress io.Writer) error {
+func outcome(err error, after time.Duration, progress io.Writer) error {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
 		fmt.Fprintln(progress, "kept")
 		return nil
 	case errors.As(err, &exit) && exit.ExitCode() == exitTakenBack:
-		return fmt.Errorf("not confirmed within %s: the policy before is in force again", a.confirm)
+		return fmt.Errorf("not confirmed within %s: the policy before is in force again", after)
 	}
 	return fmt.Errorf("the process that takes the policy back failed (%w): the policy stays in force, unconfirmed", err)
 }
 
 // confirmByEnter keeps the policy once a line is read.
-func confirmByEnter(in io.Reader, engine *loader.Engine, progress io.Writer) {
+func (a *application) confirmByEnter(in io.Reader, progress io.Writer) {
 	if _, err := bufio.NewReader(in).ReadString('\n'); err != nil {
 		return
 	}
-	if _, err := engine.Confirm(); err != nil {
+	e, err := loader.Open(loader.Options{Target: a.options.Target})
+	if err == nil {
+		_, err = e.Confirm()
+		e.Close()
+	}
+	if err != nil {
 		fmt.Fprintf(progress, "wfpebpf: %s\n", oneLine(err.Error()))
 	}
 }
 
 // startRollback starts the process. It holds nothing of the terminal, of the
 // working directory or of the environment.
-func startRollback(s loader.State, after time.Duration) (*exec.Cmd, error) {
-	args := []string{"rollback-after", after.String(), "--generation", strconv.FormatUint(s.Generation, 10)}
-	if s.Netns != "" {
-		args = append(args, "--netns", s.Netns)
-	}
-	if s.Cgroup != "" {
-		args = append(args, "--cgroup", s.Cgroup)
+func startRollback(t loader.Target, generation uint64, after time.Duration) (*exec.Cmd, error) {
+	args, err := rollbackArgs(t, generation, after)
+	if err != nil {
+		return nil, err
 	}
 	// The name under /proc is this very program, even if its file was replaced.
 	child := exec.Command("/proc/self/exe", args...)
@@ -177,6 +206,24 @@ func startRollback(s loader.State, after time.Duration) (*exec.Cmd, error) {
 	child.Dir = "/"
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return child, child.Start()
+}
+
+func rollbackArgs(t loader.Target, generation uint64, after time.Duration) ([]string, error) {
+	args := []string{"rollback-after", after.String(), "--generation", strconv.FormatUint(generation, 10)}
+	if t.Netns != "" {
+		// A path must mean the same from the root directory.
+		if strings.ContainsRune(t.Netns, '/') {
+			var err error
+			if t.Netns, err = filepath.Abs(t.Netns); err != nil {
+				return nil, err
+			}
+		}
+		args = append(args, "--netns", t.Netns)
+	}
+	if t.Cgroup != "" {
+		args = append(args, "--cgroup", t.Cgroup)
+	}
+	return args, nil
 }
 
 func isTerminal(in io.Reader) bool {
