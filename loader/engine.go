@@ -5,78 +5,646 @@ package loader
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+
+	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
 )
 
-// Engine is one instance.
-type Engine struct{}
+// Engine is one instance. It is not safe for concurrent use; processes exclude
+// each other by a lock.
+type Engine struct {
+	in   *instance
+	ns   *netns
+	cg   cgroup
+	spec *ebpf.CollectionSpec
+	maps map[string]*ebpf.Map
+	coll *ebpf.Collection // programs; nil until something must be attached
+	tcx  bool             // this kernel has tcx
+}
 
 // Open opens the target's instance, or prepares a new one; nothing exists
 // before the first Commit.
-func Open(opts Options) (*Engine, error) { return nil, errors.ErrUnsupported }
+func Open(opts Options) (*Engine, error) {
+	if err := CheckCapabilities(); err != nil {
+		return nil, err
+	}
+	ns, err := openNetns(opts.Netns)
+	if err != nil {
+		return nil, err
+	}
+	cg, err := findCgroup(opts.Cgroup)
+	if err != nil {
+		ns.close()
+		return nil, err
+	}
+	e := &Engine{ns: ns, cg: cg, in: instanceAt(instanceName(ns, cg))}
+	if err := e.in.load(); err != nil {
+		// none, or one of an earlier boot
+		e.in.info = instanceInfo{BootID: bootID()}
+	}
+	e.in.info.Netns, e.in.info.NetnsInode, e.in.info.NetnsCookie = opts.Netns, ns.inode, ns.cookie
+	e.in.info.Cgroup, e.in.info.CgroupID = cg.name, cg.id
+	e.in.info.Interfaces, e.in.info.Permits = opts.Interfaces, opts.Permits
+	if err := e.openMaps(); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
 
 // Find opens an instance that exists. An empty target finds the only one.
-func Find(t Target) (*Engine, error) { return nil, errors.ErrUnsupported }
+func Find(t Target) (*Engine, error) {
+	if err := CheckCapabilities(); err != nil {
+		return nil, err
+	}
+	list, err := instances()
+	if err != nil {
+		return nil, err
+	}
+	if t != (Target{}) {
+		ns, err := openNetns(t.Netns)
+		if err != nil {
+			return nil, err
+		}
+		defer ns.close()
+		list = slices.DeleteFunc(list, func(in *instance) bool { return in.info.NetnsInode != ns.inode })
+		if t.Cgroup != "" {
+			cg, err := findCgroup(t.Cgroup)
+			if err != nil {
+				return nil, err
+			}
+			list = slices.DeleteFunc(list, func(in *instance) bool { return in.info.CgroupID != cg.id })
+		}
+	}
+	switch len(list) {
+	case 0:
+		return nil, fmt.Errorf("%w (wfpebpf apply FILE puts a policy in force)", ErrNotApplied)
+	case 1:
+		return list[0].open()
+	}
+	names := ""
+	for _, in := range list {
+		names += fmt.Sprintf("\n  --netns %q --cgroup %s", in.info.Netns, in.info.Cgroup)
+	}
+	return nil, fmt.Errorf("%w; name one of:%s", ErrAmbiguous, names)
+}
+
+func (in *instance) open() (*Engine, error) {
+	e := &Engine{in: in}
+	var err error
+	// The namespace may have no name any more; then only its links are gone.
+	if e.ns, err = openNetns(in.info.Netns); err != nil || e.ns.inode != in.info.NetnsInode {
+		if e.ns != nil {
+			e.ns.close()
+		}
+		if e.ns, err = openNetns(""); err != nil {
+			return nil, err
+		}
+		e.ns.inode = 0
+	}
+	e.cg, _ = findCgroup(in.info.Cgroup)
+	if err := e.openMaps(); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
 
 // Instances lists the instances that exist.
-func Instances() ([]Target, error) { return nil, errors.ErrUnsupported }
+func Instances() ([]Target, error) {
+	list, err := instances()
+	var ts []Target
+	for _, in := range list {
+		ts = append(ts, Target{Netns: in.info.Netns, Cgroup: in.info.Cgroup})
+	}
+	return ts, err
+}
+
+// openMaps loads the object's description and opens the pinned maps, if any.
+func (e *Engine) openMaps() error {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return err
+	}
+	var err error
+	if e.spec, err = bpf.LoadWFP(); err != nil {
+		return err
+	}
+	e.maps = map[string]*ebpf.Map{}
+	for name, spec := range e.spec.Maps {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(e.in.pins, "maps", name), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("opening pinned map %s: %w", name, err)
+		}
+		e.maps[name] = m
+		if err := spec.Compatible(m); err != nil {
+			return fmt.Errorf("pinned map %s was made by another version: %w (run wfpebpf down first)", name, err)
+		}
+	}
+	return nil
+}
+
+// loadPrograms loads the programs over the maps, which it makes and pins where
+// they do not exist yet.
+func (e *Engine) loadPrograms() error {
+	if e.coll != nil {
+		return nil
+	}
+	coll, err := ebpf.NewCollectionWithOptions(e.spec, ebpf.CollectionOptions{MapReplacements: e.maps})
+	if err != nil {
+		var ve *ebpf.VerifierError
+		if errors.As(err, &ve) {
+			return fmt.Errorf("this kernel refuses a program: %w", ve)
+		}
+		return fmt.Errorf("loading the BPF programs: %w", err)
+	}
+	e.coll = coll
+	e.tcx = haveTCX()
+	if err := ensureBPFFS(); err != nil {
+		return err
+	}
+	for _, dir := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(e.in.pins, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	for name, m := range coll.Maps {
+		if e.maps[name] != nil {
+			continue
+		}
+		if err := m.Pin(filepath.Join(e.in.pins, "maps", name)); err != nil {
+			return fmt.Errorf("pinning map %s: %w", name, err)
+		}
+		c, err := m.Clone()
+		if err != nil {
+			return err
+		}
+		e.maps[name] = c
+	}
+	return nil
+}
 
 // Close releases the process's handles; enforcement stays.
-func (e *Engine) Close() error { return nil }
+func (e *Engine) Close() error {
+	if e.coll != nil {
+		e.coll.Close()
+	}
+	for _, m := range e.maps {
+		m.Close()
+	}
+	if e.ns != nil {
+		e.ns.close()
+	}
+	return nil
+}
 
-// Unavailable says which of a policy's layers this kernel cannot carry. Their
-// filters must be refused before Commit.
-func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string { return nil }
+// current is the generation in force; ok is false before the first commit.
+func (e *Engine) current() (generation uint64, ok bool, err error) {
+	m := e.maps[bpf.WFPMapActive]
+	if m == nil {
+		return 0, false, nil
+	}
+	if err := m.Lookup(uint32(0), &generation); err != nil {
+		return 0, false, err
+	}
+	_, err = os.Stat(e.in.recordPath(generation))
+	return generation, err == nil, nil
+}
+
+// netlink opens a handle in the namespace.
+func (e *Engine) netlink() (h *netlink.Handle, err error) {
+	err = e.ns.do(func() error {
+		h, err = netlink.NewHandle()
+		return err
+	})
+	return h, err
+}
+
+// selected is the links that the options name: all that are up where they name
+// none, less those that detach took out.
+func (e *Engine) selected(devs []device) ([]device, error) {
+	var list []device
+	for _, d := range devs {
+		chosen := d.Up
+		if len(e.in.info.Interfaces) > 0 {
+			chosen = slices.Contains(e.in.info.Interfaces, d.Name)
+		}
+		if chosen && !slices.Contains(e.in.info.Detached, d.Name) {
+			list = append(list, d)
+		}
+	}
+	for _, name := range e.in.info.Interfaces {
+		if !slices.ContainsFunc(devs, func(d device) bool { return d.Name == name }) {
+			return nil, fmt.Errorf("no link %q in network namespace %s", name, e.ns.path)
+		}
+	}
+	return list, nil
+}
 
 // Commit compiles the policy, attaches the hooks that it needs and puts it in
 // force by one store. On an error the policy before stays in force.
-func (e *Engine) Commit(ctx context.Context, p *policy.Policy) error { return errors.ErrUnsupported }
+func (e *Engine) Commit(ctx context.Context, p *policy.Policy) error {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	generation, exists, err := e.current()
+	if err != nil {
+		return err
+	}
+	if !exists {
+		// nothing of ours is in force: a failure must leave nothing behind
+		defer func() {
+			if err != nil {
+				e.remove()
+			}
+		}()
+	}
+	err = e.commit(ctx, p, generation, exists)
+	return err
+}
+
+func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, exists bool) error {
+	ephemeral, err := e.ns.ephemeral()
+	if err != nil {
+		return err
+	}
+	t, err := compile(p, ephemeral)
+	if err != nil {
+		return err
+	}
+	rec := newRecord(p, t)
+	rec.Generation = generation + 1
+	h, err := e.netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	devs, err := devices(h)
+	if err != nil {
+		return err
+	}
+	chosen, err := e.selected(devs)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := e.loadPrograms(); err != nil {
+		return err
+	}
+	principals, _ := rec.Numbers.principals()
+	if err := e.upload(uint32(rec.Generation&1), t, linkTable(devs, rec.linkPolicy()), principals); err != nil {
+		return err
+	}
+	if err := e.syncRoutes(h); err != nil {
+		return err
+	}
+	if err := e.configure(ephemeral); err != nil {
+		return err
+	}
+	want := spots(rec.Layers, chosen)
+	made, err := e.attachMissing(want)
+	if err == nil && slices.ContainsFunc(want, func(s spot) bool { return s.hook.kind == onCgroup }) {
+		err = e.adoptOldSockets()
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		if err = e.in.save(); err == nil {
+			err = e.in.writeRecord(rec)
+		}
+	}
+	if err == nil {
+		err = e.flip(rec.Generation)
+	}
+	if err != nil {
+		for _, name := range made {
+			err = errors.Join(err, e.detach(name))
+		}
+		return err
+	}
+	if exists {
+		os.Remove(e.in.recordPath(generation - 1))
+	}
+	return e.tidy(want)
+}
+
+func linkTable(devs []device, p *linkPolicy) map[uint32]bpf.Link {
+	table := map[uint32]bpf.Link{}
+	for _, d := range devs {
+		table[uint32(d.Index)] = d.fact(p)
+	}
+	return table
+}
+
+func (e *Engine) syncRoutes(h *netlink.Handle) error {
+	table, err := routes(h)
+	if err != nil {
+		return err
+	}
+	if err := table.fillSources(h); err != nil {
+		return err
+	}
+	_, err = syncMap(e.maps[bpf.WFPMapRoutes], table)
+	return err
+}
+
+func (e *Engine) configure(ephemeral portRange) error {
+	c := bpf.Config{
+		NetnsCookie: e.ns.cookie, EphemeralLow: uint32(ephemeral.low), EphemeralHigh: uint32(ephemeral.high),
+	}
+	if e.in.info.Permits {
+		c.Permits = 1
+	}
+	return e.maps[bpf.WFPMapConfig].Put(uint32(0), c)
+}
+
+// flip is the commit: one store. Afterwards it waits until no program uses the
+// generation before, whose tables the next commit overwrites.
+func (e *Engine) flip(generation uint64) error {
+	if err := e.maps[bpf.WFPMapActive].Put(uint32(0), generation); err != nil {
+		return err
+	}
+	return e.gracePeriod()
+}
+
+// gracePeriod returns when every program that was running has ended: the
+// kernel waits for that when an outer map's entry is replaced.
+func (e *Engine) gracePeriod() error {
+	outer := e.maps[bpf.WFPMapHits]
+	generation, _, err := e.current()
+	if err != nil {
+		return err
+	}
+	slot := uint32(generation & 1)
+	var m *ebpf.Map
+	if err := outer.Lookup(slot, &m); err != nil {
+		return err
+	}
+	defer m.Close()
+	return outer.Put(slot, m)
+}
+
+// attachMissing makes the attachments that do not exist, and returns which.
+func (e *Engine) attachMissing(want []spot) (made []string, err error) {
+	have, err := e.in.attached()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range want {
+		if slices.Contains(have, s.pin()) {
+			continue
+		}
+		if err := e.attachAt(s); err != nil {
+			for _, name := range made {
+				err = errors.Join(err, e.detach(name))
+			}
+			return nil, err
+		}
+		made = append(made, s.pin())
+	}
+	return made, nil
+}
 
 // Rollback puts the policy before the last Commit in force again; where there
 // was none it is Down.
-func (e *Engine) Rollback() error { return errors.ErrUnsupported }
+func (e *Engine) Rollback() error {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	generation, exists, err := e.current()
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return ErrNotApplied
+	}
+	old, err := e.in.readRecord(generation - 1)
+	if errors.Is(err, os.ErrNotExist) {
+		return e.remove()
+	}
+	if err != nil {
+		return err
+	}
+	// The tables of the generation before still stand in the other slot, which
+	// is also that of the next.
+	h, err := e.netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	devs, err := devices(h)
+	if err != nil {
+		return err
+	}
+	chosen, err := e.selected(devs)
+	if err != nil {
+		return err
+	}
+	if err := e.loadPrograms(); err != nil {
+		return err
+	}
+	if _, err := e.attachMissing(spots(old.Layers, chosen)); err != nil {
+		return err
+	}
+	old.Generation, old.Unconfirmed = generation+1, false
+	if err := e.in.writeRecord(old); err != nil {
+		return err
+	}
+	if err := e.flip(old.Generation); err != nil {
+		return err
+	}
+	os.Remove(e.in.recordPath(generation))
+	os.Remove(e.in.recordPath(generation - 1))
+	return nil
+}
 
-// SetUnconfirmed marks that the last commit waits for confirm; Confirm clears it
-// and reports whether it was set.
-func (e *Engine) SetUnconfirmed() error  { return errors.ErrUnsupported }
-func (e *Engine) Confirm() (bool, error) { return false, errors.ErrUnsupported }
-func (e *Engine) Unconfirmed() bool      { return false }
+// tidy detaches the hooks that are not wanted any more.
+func (e *Engine) tidy(want []spot) error {
+	have, err := e.in.attached()
+	for _, name := range have {
+		if !slices.ContainsFunc(want, func(s spot) bool { return s.pin() == name }) {
+			err = errors.Join(err, e.detach(name))
+		}
+	}
+	return err
+}
+
+// record is the policy in force.
+func (e *Engine) record() (*record, error) {
+	generation, exists, err := e.current()
+	if err != nil {
+		return nil, err
+	}
+	if !exists {
+		return nil, ErrNotApplied
+	}
+	return e.in.readRecord(generation)
+}
+
+// SetUnconfirmed marks that the last commit waits for Confirm.
+func (e *Engine) SetUnconfirmed() error { return e.mark(true) }
+
+func (e *Engine) mark(unconfirmed bool) error {
+	rec, err := e.record()
+	if err != nil {
+		return err
+	}
+	rec.Unconfirmed = unconfirmed
+	return e.in.writeRecord(rec)
+}
+
+// Confirm keeps an unconfirmed commit and reports whether there was one.
+func (e *Engine) Confirm() (bool, error) {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	if !e.Unconfirmed() {
+		return false, nil
+	}
+	return true, e.mark(false)
+}
+
+// Unconfirmed reports whether the last commit waits for Confirm.
+func (e *Engine) Unconfirmed() bool {
+	rec, err := e.record()
+	return err == nil && rec.Unconfirmed
+}
 
 // Down removes everything of the instance, and nothing else.
-func (e *Engine) Down() error { return errors.ErrUnsupported }
-
-// AttachLink and DetachLink add or remove a link while the policy is enforced.
-func (e *Engine) AttachLink(name string) error { return errors.ErrUnsupported }
-func (e *Engine) DetachLink(name string) error { return errors.ErrUnsupported }
-
-// Watch keeps current what changes (links, addresses, routes, replaced
-// executables) until the context ends; report is told each change.
-func (e *Engine) Watch(ctx context.Context, report func(string)) error { return errors.ErrUnsupported }
-
-// Events calls fn for each event. Without follow it returns when none is left.
-func (e *Engine) Events(ctx context.Context, follow, permits bool, fn func(Event) error) error {
-	return errors.ErrUnsupported
+func (e *Engine) Down() error {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return e.remove()
 }
 
-// Judge asks the kernel for the verdicts of a layer on values in FWPS order.
-func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdict, error) {
-	return nil, errors.ErrUnsupported
+func (e *Engine) remove() error {
+	names, err := e.in.attached()
+	for _, name := range names {
+		err = errors.Join(err, e.detach(name))
+	}
+	for _, m := range e.maps {
+		if m.IsPinned() {
+			err = errors.Join(err, m.Unpin())
+		}
+	}
+	// what a version that we do not know has pinned goes, too
+	filepath.WalkDir(e.in.pins, func(path string, d fs.DirEntry, walkErr error) error {
+		if walkErr == nil && !d.IsDir() {
+			err = errors.Join(err, os.Remove(path))
+		}
+		return nil
+	})
+	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot), removeEmpty(runRoot))
 }
 
-func (e *Engine) Filters() ([]FilterRow, error)     { return nil, errors.ErrUnsupported }
-func (e *Engine) SubLayers() ([]SubLayerRow, error) { return nil, errors.ErrUnsupported }
-func (e *Engine) Callouts() ([]CalloutRow, error)   { return nil, errors.ErrUnsupported }
-func (e *Engine) Hooks() ([]HookRow, error)         { return nil, errors.ErrUnsupported }
-func (e *Engine) State() (State, error)             { return State{}, errors.ErrUnsupported }
+// removeEmpty removes a directory that holds nothing any more.
+func removeEmpty(dir string) error {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
+		return os.Remove(dir)
+	}
+	return nil
+}
 
-// Store returns the objects of the policy in force, for explain --live.
-func (e *Engine) Store() *filter.Store { return nil }
+// AttachLink adds a link to those that are filtered, while the policy is in
+// force.
+func (e *Engine) AttachLink(name string) error {
+	return e.changeLinks(name, func(in *instanceInfo) {
+		in.Detached = slices.DeleteFunc(in.Detached, func(s string) bool { return s == name })
+		if len(in.Interfaces) > 0 && !slices.Contains(in.Interfaces, name) {
+			in.Interfaces = append(in.Interfaces, name)
+		}
+	})
+}
 
-// Probe asks the kernel what it can do for each layer.
-func Probe() []LayerStatus { return nil }
+// DetachLink takes a link out.
+func (e *Engine) DetachLink(name string) error {
+	return e.changeLinks(name, func(in *instanceInfo) {
+		in.Interfaces = slices.DeleteFunc(in.Interfaces, func(s string) bool { return s == name })
+		if !slices.Contains(in.Detached, name) {
+			in.Detached = append(in.Detached, name)
+		}
+	})
+}
 
-// CheckCapabilities names the first capability that the process lacks.
-func CheckCapabilities() error { return nil }
+func (e *Engine) changeLinks(name string, change func(*instanceInfo)) error {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if e.ns.inode != e.in.info.NetnsInode {
+		return fmt.Errorf("the network namespace %q of this instance is gone", e.in.info.Netns)
+	}
+	h, err := e.netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	devs, err := devices(h)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(devs, func(d device) bool { return d.Name == name }) {
+		return fmt.Errorf("no link %q in network namespace %s", name, e.ns.path)
+	}
+	change(&e.in.info)
+	if err := e.in.save(); err != nil {
+		return err
+	}
+	_, err = e.refresh(h)
+	return err
+}
+
+// Unavailable says which of a policy's layers this kernel cannot carry. Their
+// filters must be refused before Commit.
+func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string {
+	why := map[layermap.LayerID]string{}
+	for _, s := range Probe() {
+		if !s.Available && len(p.Store.Layer(s.Layer)) > 0 {
+			why[s.Layer] = s.Reason
+		}
+	}
+	return why
+}
+
+// Store returns the objects of the policy in force, or nil.
+func (e *Engine) Store() *filter.Store {
+	rec, err := e.record()
+	if err != nil {
+		return nil
+	}
+	return rec.store()
+}
+
+// haveTCX asks the kernel for the tcx programs of lo: one without tcx (below
+// 6.6) does not know the question.
+func haveTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	return err == nil
+}

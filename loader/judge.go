@@ -4,6 +4,9 @@ package loader
 
 import (
 	"encoding/binary"
+	"fmt"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
@@ -44,4 +47,55 @@ func (n *numbers) encode(c *bpf.Case, l *layermap.Layer, values filter.Values) {
 			c.Values.Slot[s] = v.Num
 		}
 	}
+}
+
+// Judge asks the kernel for the verdicts of a layer on values in FWPS order,
+// by the same tables and the same classifier as the hooks.
+func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdict, error) {
+	l := layermap.ByID(layer)
+	if l == nil {
+		return nil, filter.ErrLayerNotFound
+	}
+	rec, err := e.record()
+	if err != nil {
+		return nil, err
+	}
+	if err := e.loadPrograms(); err != nil {
+		return nil, err
+	}
+	prog, cases := e.coll.Programs[bpf.WFPProgWfpJudge], e.maps[bpf.WFPMapCases]
+	verdicts := make([]Verdict, 0, len(values))
+	keys := make([]uint32, bpf.JudgeCases)
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	batch := make([]bpf.Case, bpf.JudgeCases)
+	for len(values) > 0 {
+		n := min(len(values), bpf.JudgeCases)
+		for i, v := range values[:n] {
+			rec.Numbers.encode(&batch[i], l, v)
+		}
+		if _, err := cases.BatchUpdate(keys[:n], batch[:n], nil); err != nil {
+			return nil, fmt.Errorf("handing cases to the judge: %w", err)
+		}
+		run := bpf.JudgeRun{Cases: uint32(n)}
+		if ret, err := prog.Run(&ebpf.RunOptions{Context: &run, ContextOut: &run}); err != nil || ret != 0 {
+			return nil, fmt.Errorf("running the judge: %w (%d)", err, ret)
+		}
+		var cursor ebpf.MapBatchCursor
+		got, out := make([]uint32, n), make([]bpf.Case, n)
+		if m, err := cases.BatchLookup(&cursor, got, out, nil); m < n {
+			return nil, fmt.Errorf("reading the judge's verdicts: %w", err)
+		}
+		for _, c := range out {
+			if c.Verdict.Error != 0 {
+				return nil, fmt.Errorf("the tables of %v are inconsistent", layer)
+			}
+			verdicts = append(verdicts, Verdict{
+				Action: filter.Action(c.Verdict.Action), Soft: c.Verdict.Soft != 0, Filter: filter.ID(c.Verdict.FilterId),
+			})
+		}
+		values = values[n:]
+	}
+	return verdicts, nil
 }

@@ -25,8 +25,8 @@ type numbers struct {
 	Packages []string // units
 	System   uint32   // number of the app "System"; 0: no filter names it
 
-	serviceSIDs [][]filter.SID // by service number
-	packageSIDs []filter.SID   // by package number
+	ServiceSIDs [][]filter.SID // by service number
+	PackageSIDs []filter.SID   // by package number
 }
 
 // appSystem is the app id of traffic without a process.
@@ -80,7 +80,7 @@ func numberIdentities(p *policy.Policy) (*numbers, error) {
 	}
 	n.UIDs = append(n.UIDs, slices.Sorted(maps.Keys(uids))...)
 	n.GIDs = append(n.GIDs, slices.Sorted(maps.Keys(gids))...)
-	n.serviceSIDs = append(n.serviceSIDs, nil)
+	n.ServiceSIDs = append(n.ServiceSIDs, nil)
 	for _, unit := range slices.Sorted(maps.Keys(services)) {
 		n.Services = append(n.Services, unit)
 		var held []filter.SID
@@ -91,12 +91,12 @@ func numberIdentities(p *policy.Policy) (*numbers, error) {
 			}
 		}
 		slices.Sort(held)
-		n.serviceSIDs = append(n.serviceSIDs, held)
+		n.ServiceSIDs = append(n.ServiceSIDs, held)
 	}
-	n.packageSIDs = append(n.packageSIDs, filter.SIDNull)
+	n.PackageSIDs = append(n.PackageSIDs, filter.SIDNull)
 	for _, unit := range slices.Sorted(maps.Keys(packages)) {
 		n.Packages = append(n.Packages, unit)
-		n.packageSIDs = append(n.packageSIDs, packages[unit])
+		n.PackageSIDs = append(n.PackageSIDs, packages[unit])
 	}
 	if tokens := n.tokens(); tokens > MaxTokens {
 		return nil, fmt.Errorf("%w: the policy names %d users, %d groups and %d services, whose combinations are %d, at most %d",
@@ -138,8 +138,8 @@ func (n *numbers) values(s layermap.Slot, l *layermap.Layer) []filter.Value {
 		}
 		return values
 	case layermap.SlotPackage:
-		values := make([]filter.Value, len(n.packageSIDs))
-		for i, sid := range n.packageSIDs {
+		values := make([]filter.Value, len(n.PackageSIDs))
+		for i, sid := range n.PackageSIDs {
 			values[i] = filter.SIDValue(sid)
 		}
 		return values
@@ -164,7 +164,7 @@ func (n *numbers) token(uid, gid, service int) filter.Value {
 	if gid > 0 {
 		sids = append(sids, filter.UnixGroup(n.GIDs[gid]))
 	}
-	return filter.TokenValue(append(sids, n.serviceSIDs[service]...)...)
+	return filter.TokenValue(append(sids, n.ServiceSIDs[service]...)...)
 }
 
 // number is the inverse of values: the number that the kernel gives to an
@@ -174,7 +174,7 @@ func (n *numbers) number(s layermap.Slot, v filter.Value) uint64 {
 	case layermap.SlotApp:
 		return uint64(max(0, slices.Index(n.Apps, string(v.Bytes))))
 	case layermap.SlotPackage:
-		return uint64(max(0, slices.Index(n.packageSIDs, v.SID)))
+		return uint64(max(0, slices.Index(n.PackageSIDs, v.SID)))
 	}
 	if v.Token == nil {
 		return 0
@@ -192,9 +192,9 @@ func (n *numbers) number(s layermap.Slot, v filter.Value) uint64 {
 	}
 	most := 0
 	for i := 1; i < len(n.Services); i++ {
-		all := !slices.ContainsFunc(n.serviceSIDs[i], func(s filter.SID) bool { return !v.Token.Holds(s) })
-		if all && len(n.serviceSIDs[i]) > most {
-			service, most = i, len(n.serviceSIDs[i])
+		all := !slices.ContainsFunc(n.ServiceSIDs[i], func(s filter.SID) bool { return !v.Token.Holds(s) })
+		if all && len(n.ServiceSIDs[i]) > most {
+			service, most = i, len(n.ServiceSIDs[i])
 		}
 	}
 	return uint64((uid*len(n.GIDs)+gid)*len(n.Services) + service)

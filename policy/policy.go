@@ -84,6 +84,7 @@ type Policy struct {
 	Packages       map[filter.SID]string // SID of a mapped package: its unit or scope
 	Notes          []string              // what the reader should know first
 	Files          []string
+	Failsafes      []string // what is let in whatever the filters say, as the user wrote it
 }
 
 // Options of Load; the zero value is usable.

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/layermap"
+)
+
+// hookKind is how a program is attached.
+type hookKind uint8
+
+const (
+	onCgroup hookKind = iota
+	onTCX
+	onXDP
+)
+
+// hook is one row of the attachment table: a program, where it goes, and the
+// layers for which it is needed. A hook without filters at its layers is not
+// attached.
+type hook struct {
+	name    string // of the pin
+	program string
+	kind    hookKind
+	attach  ebpf.AttachType
+	layers  []layermap.LayerID
+}
+
+var (
+	assignment = []layermap.LayerID{layermap.ALEResourceAssignmentV4, layermap.ALEResourceAssignmentV6}
+	connect    = []layermap.LayerID{layermap.ALEAuthConnectV4, layermap.ALEAuthConnectV6}
+	accept     = []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6}
+	outgoing   = slices.Concat(assignment, connect)
+	ale        = slices.Concat(assignment, connect, accept)
+)
+
+// hooks is in the order of attachment: what gives sockets their identity comes
+// first.
+var hooks = []hook{
+	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, ale},
+	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(assignment, accept)},
+	{"bind4", "wfp_bind4", onCgroup, ebpf.AttachCGroupInet4Bind, assignment},
+	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, assignment},
+	{"post_bind4", "wfp_post_bind4", onCgroup, ebpf.AttachCGroupInet4PostBind, assignment},
+	{"post_bind6", "wfp_post_bind6", onCgroup, ebpf.AttachCGroupInet6PostBind, assignment},
+	{"connect4", "wfp_connect4", onCgroup, ebpf.AttachCGroupInet4Connect, outgoing},
+	{"connect6", "wfp_connect6", onCgroup, ebpf.AttachCGroupInet6Connect, outgoing},
+	{"sendmsg4", "wfp_sendmsg4", onCgroup, ebpf.AttachCGroupUDP4Sendmsg, outgoing},
+	{"sendmsg6", "wfp_sendmsg6", onCgroup, ebpf.AttachCGroupUDP6Sendmsg, outgoing},
+	// outbound datagrams open flows that answers may come back on
+	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, ale},
+	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, slices.Concat(assignment, accept)},
+	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
+		layermap.InboundMACFrameEthernet, layermap.InboundIPPacketV4, layermap.InboundIPPacketV6}},
+	{"tc_egress", "wfp_tc_egress", onTCX, ebpf.AttachTCXEgress, []layermap.LayerID{
+		layermap.OutboundIPPacketV4, layermap.OutboundIPPacketV6, layermap.OutboundMACFrameEthernet}},
+	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
+}
+
+// frameLayers never see loopback.
+var frameLayers = []layermap.LayerID{layermap.InboundMACFrameEthernet, layermap.OutboundMACFrameEthernet, layermap.InboundMACFrameNative}
+
+// needed reports whether some layer of the hook has filters. On lo the frame
+// layers do not count.
+func (h *hook) needed(layers map[layermap.LayerID]int, loopback bool) bool {
+	return slices.ContainsFunc(h.layers, func(id layermap.LayerID) bool {
+		return layers[id] > 0 && !(loopback && slices.Contains(frameLayers, id))
+	})
+}
+
+// spot is one attachment: a hook and, on a link, which.
+type spot struct {
+	hook *hook
+	dev  *device
+}
+
+func (s spot) pin() string {
+	if s.dev == nil {
+		return s.hook.name
+	}
+	return s.hook.name + "@" + s.dev.Name
+}
+
+// spots lists the attachments that the layers of a policy need.
+func spots(layers map[layermap.LayerID]int, devs []device) []spot {
+	var list []spot
+	for i := range hooks {
+		h := &hooks[i]
+		if h.kind == onCgroup {
+			if h.needed(layers, false) {
+				list = append(list, spot{hook: h})
+			}
+			continue
+		}
+		for d := range devs {
+			if h.needed(layers, devs[d].Loopback) {
+				list = append(list, spot{hook: h, dev: &devs[d]})
+			}
+		}
+	}
+	return list
+}
+
+// attachAt makes one attachment and pins it.
+func (e *Engine) attachAt(s spot) error {
+	prog := e.coll.Programs[s.hook.program]
+	pin := filepath.Join(e.in.pins, "links", s.pin())
+	if s.hook.kind == onTCX && !e.tcx {
+		return e.attachClsact(s, prog)
+	}
+	var l link.Link
+	err := e.ns.do(func() (err error) {
+		switch s.hook.kind {
+		case onCgroup:
+			l, err = link.AttachCgroup(link.CgroupOptions{Path: e.cg.path, Attach: s.hook.attach, Program: prog})
+		case onTCX:
+			// first in, last out: the frame layers are nearest to the wire
+			anchor := link.Head()
+			if s.hook.attach == ebpf.AttachTCXEgress {
+				anchor = link.Tail()
+			}
+			l, err = link.AttachTCX(link.TCXOptions{Interface: s.dev.Index, Program: prog, Attach: s.hook.attach, Anchor: anchor})
+		case onXDP:
+			l, err = attachXDP(s.dev, prog)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("attaching %s: %w", s.pin(), err)
+	}
+	defer l.Close()
+	if err := l.Pin(pin); err != nil {
+		return fmt.Errorf("pinning %s: %w", s.pin(), err)
+	}
+	return nil
+}
+
+// attachXDP leaves an occupied hook alone and says who is there. The driver's
+// mode is tried first, the generic one where the driver has none.
+func attachXDP(d *device, prog *ebpf.Program) (link.Link, error) {
+	if who := xdpOccupant(d.Index); who != "" {
+		return nil, fmt.Errorf("%w: %s runs the XDP program %s; detach it, or leave %s out with --iface", ErrOccupied, d.Name, who, d.Name)
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: d.Index, Flags: link.XDPDriverMode})
+	if err == nil {
+		return l, nil
+	}
+	return link.AttachXDP(link.XDPOptions{Program: prog, Interface: d.Index, Flags: link.XDPGenericMode})
+}
+
+func xdpOccupant(index int) string {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil || l.Attrs().Xdp == nil || !l.Attrs().Xdp.Attached {
+		return ""
+	}
+	id := l.Attrs().Xdp.ProgId
+	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return fmt.Sprintf("%d", id)
+	}
+	defer p.Close()
+	if info, err := p.Info(); err == nil {
+		return fmt.Sprintf("%q (id %d)", info.Name, id)
+	}
+	return fmt.Sprintf("%d", id)
+}
+
+// The tc filters of kernels without tcx, by which they are found again.
+const (
+	clsactPriority = 0x5757
+	clsactHandle   = 0x1
+)
+
+// attachClsact attaches below 6.6. What it makes is no BPF link: a file beside
+// the pins remembers it, and whether the qdisc is ours.
+func (e *Engine) attachClsact(s spot, prog *ebpf.Program) error {
+	return e.ns.do(func() error {
+		qdisc := &netlink.GenericQdisc{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: s.dev.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+			QdiscType:  "clsact",
+		}
+		switch err := netlink.QdiscAdd(qdisc); {
+		case err == nil:
+			if err := os.WriteFile(filepath.Join(e.in.run, "qdisc@"+s.dev.Name), nil, 0o600); err != nil {
+				return err
+			}
+		case !errors.Is(err, unix.EEXIST):
+			return fmt.Errorf("attaching %s: clsact qdisc: %w", s.pin(), err)
+		}
+		f := clsactFilter(s)
+		f.Fd, f.Name, f.DirectAction = prog.FD(), s.hook.program, true
+		if err := netlink.FilterReplace(f); err != nil {
+			return fmt.Errorf("attaching %s: %w", s.pin(), err)
+		}
+		return os.WriteFile(filepath.Join(e.in.run, "tc-"+s.pin()), nil, 0o600)
+	})
+}
+
+func clsactFilter(s spot) *netlink.BpfFilter {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if s.hook.attach == ebpf.AttachTCXEgress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	return &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
+		LinkIndex: s.dev.Index, Parent: parent, Handle: clsactHandle, Protocol: unix.ETH_P_ALL, Priority: clsactPriority,
+	}}
+}
+
+// attached lists the names of the attachments that exist.
+func (in *instance) attached() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(in.pins, "links"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	run, _ := os.ReadDir(in.run)
+	for _, e := range run {
+		if name, ok := strings.CutPrefix(e.Name(), "tc-"); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// detach removes one attachment. It is no error where the link is gone already.
+func (e *Engine) detach(name string) error {
+	pin := filepath.Join(e.in.pins, "links", name)
+	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
+		// Unpin alone would leave a link alive that another process holds.
+		errDetach := l.Detach()
+		errUnpin := l.Unpin()
+		l.Close()
+		if errors.Is(errDetach, ebpf.ErrNotSupported) || errors.Is(errDetach, unix.ENOLINK) {
+			errDetach = nil
+		}
+		return errors.Join(errDetach, errUnpin)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(err, os.Remove(pin))
+	}
+	return e.detachClsact(name)
+}
+
+func (e *Engine) detachClsact(name string) error {
+	kind, ifname, ok := strings.Cut(name, "@")
+	mark := filepath.Join(e.in.run, "tc-"+name)
+	if _, err := os.Stat(mark); err != nil || !ok {
+		return nil
+	}
+	i := slices.IndexFunc(hooks, func(h hook) bool { return h.name == kind })
+	if i < 0 {
+		return os.Remove(mark)
+	}
+	err := e.ns.do(func() error {
+		l, err := netlink.LinkByName(ifname)
+		if err != nil {
+			return nil // the link is gone, and what was on it
+		}
+		d := device{Index: l.Attrs().Index, Name: ifname}
+		err = netlink.FilterDel(clsactFilter(spot{&hooks[i], &d}))
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		return e.dropQdisc(&d, mark)
+	})
+	if err != nil {
+		return err
+	}
+	return os.Remove(mark)
+}
+
+// dropQdisc removes the clsact qdisc that we made, once no filter is on it.
+func (e *Engine) dropQdisc(d *device, except string) error {
+	own := filepath.Join(e.in.run, "qdisc@"+d.Name)
+	if _, err := os.Stat(own); err != nil {
+		return nil
+	}
+	l := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: d.Index}}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		if fs, err := netlink.FilterList(l, parent); err == nil && len(fs) > 0 {
+			return nil
+		}
+	}
+	q := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: d.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}
+	if err := netlink.QdiscDel(q); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return os.Remove(own)
+}
+
+// adoptOldSockets gives sockets that are older than the engine an identity.
+func (e *Engine) adoptOldSockets() error {
+	for _, name := range []string{"wfp_old_sockets", "wfp_old_subflows"} {
+		it, err := link.AttachIter(link.IterOptions{Program: e.coll.Programs[name]})
+		if err != nil {
+			return fmt.Errorf("looking for older sockets: %w", err)
+		}
+		// TCP sockets are listed by the namespace of the reader
+		err = e.ns.do(func() error {
+			r, err := it.Open()
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			_, err = io.Copy(io.Discard, r)
+			return err
+		})
+		it.Close()
+		if err != nil {
+			return fmt.Errorf("looking for older sockets: %w", err)
+		}
+	}
+	return nil
+}

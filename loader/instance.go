@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// The layout of an instance's files, which every version must keep to:
+//
+//	PINS/maps/NAME        the maps of bpf/maps.h
+//	PINS/links/HOOK[@IF]  the attachments
+//	RUN/instance.json     what is filtered
+//	RUN/policy-N.json     the policy of commit N; `active` says which N is in force
+//	RUN/lock              held by the process that changes the instance
+//	RUN/events.lock       held by the process that reads events
+type instance struct {
+	pins, run string
+	info      instanceInfo
+}
+
+// instanceInfo is instance.json.
+type instanceInfo struct {
+	Netns       string   `json:"netns"`
+	NetnsInode  uint64   `json:"netnsInode"`
+	NetnsCookie uint64   `json:"netnsCookie"`
+	Cgroup      string   `json:"cgroup"`
+	CgroupID    uint64   `json:"cgroupId"`
+	Interfaces  []string `json:"interfaces"` // empty: all that are up
+	Permits     bool     `json:"permits"`
+	Detached    []string `json:"detached"` // links that detach took out
+	BootID      string   `json:"bootId"`
+}
+
+// record is policy-N.json: what is needed to explain, list and keep current a
+// policy without its files.
+type record struct {
+	Generation  uint64                      `json:"generation"`
+	Applied     time.Time                   `json:"applied"`
+	Unconfirmed bool                        `json:"unconfirmed"`
+	Filters     []*filter.Filter            `json:"filters"` // of the store, in file order
+	SubLayers   []filter.SubLayer           `json:"subLayers"`
+	Callouts    []filter.Callout            `json:"callouts"`
+	Services    map[filter.SID]string       `json:"services"`
+	Packages    map[filter.SID]string       `json:"packages"`
+	Links       map[string]policy.LinkFacts `json:"links"`
+	Profile     uint32                      `json:"profile"`
+	Failsafes   []string                    `json:"failsafes"`
+	Order       []filter.ID                 `json:"order"`  // behind each record of the filters table
+	Layers      map[layermap.LayerID]int    `json:"layers"` // filters that can decide, by layer
+	Numbers     *numbers                    `json:"numbers"`
+}
+
+func newRecord(p *policy.Policy, t *tables) *record {
+	r := &record{
+		Applied: time.Now(), Filters: p.Store.Filters(), Services: p.Services, Packages: p.Packages,
+		Links: p.Links, Profile: p.DefaultProfile, Failsafes: p.Failsafes, Numbers: t.numbers,
+		Layers: map[layermap.LayerID]int{},
+	}
+	for _, s := range p.Store.SubLayers() {
+		r.SubLayers = append(r.SubLayers, *s)
+	}
+	for _, c := range p.Store.Callouts() {
+		r.Callouts = append(r.Callouts, *c)
+	}
+	for _, f := range t.records {
+		r.Order = append(r.Order, f.ID)
+		r.Layers[f.Layer]++
+	}
+	return r
+}
+
+// store makes the policy's objects again.
+func (r *record) store() *filter.Store {
+	s := filter.NewStore()
+	// what is built in is there already; everything was valid when committed
+	for _, l := range r.SubLayers {
+		s.AddSubLayer(l)
+	}
+	for _, c := range r.Callouts {
+		s.AddCallout(c)
+	}
+	for _, f := range r.Filters {
+		g := *f
+		g.Provider, g.ProviderContext = filter.GUID{}, filter.GUID{}
+		g.Flags &^= filter.FlagHasProviderContext
+		s.AddFilter(&g)
+	}
+	return s
+}
+
+func (r *record) linkPolicy() *linkPolicy { return &linkPolicy{Links: r.Links, Default: r.Profile} }
+
+func instanceAt(name string) *instance {
+	return &instance{pins: filepath.Join(pinRoot, name), run: filepath.Join(runRoot, name)}
+}
+
+func instanceName(ns *netns, c cgroup) string { return fmt.Sprintf("net%d-cg%d", ns.inode, c.id) }
+
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
+// instances lists what exists, by name.
+func instances() ([]*instance, error) {
+	entries, err := os.ReadDir(runRoot)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []*instance
+	for _, e := range entries {
+		in := instanceAt(e.Name())
+		if in.load() == nil {
+			list = append(list, in)
+		}
+	}
+	return list, nil
+}
+
+// load reads instance.json. An instance of another boot is gone with its pins.
+func (in *instance) load() error {
+	if err := readJSON(filepath.Join(in.run, "instance.json"), &in.info); err != nil {
+		return err
+	}
+	if in.info.BootID != bootID() {
+		return os.ErrNotExist
+	}
+	return nil
+}
+
+func (in *instance) save() error { return writeJSON(filepath.Join(in.run, "instance.json"), in.info) }
+
+func (in *instance) recordPath(generation uint64) string {
+	return filepath.Join(in.run, fmt.Sprintf("policy-%d.json", generation))
+}
+
+func (in *instance) readRecord(generation uint64) (*record, error) {
+	r := &record{}
+	if err := readJSON(in.recordPath(generation), r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (in *instance) writeRecord(r *record) error { return writeJSON(in.recordPath(r.Generation), r) }
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// writeJSON replaces a file in one step, so that no reader sees half of it.
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// lock takes one of the instance's locks; ErrBusy where somebody has it.
+func (in *instance) lock(name string) (*os.File, error) {
+	if err := os.MkdirAll(in.run, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(in.run, name), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for range 50 { // another commit takes a moment, not more
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			return f, nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	f.Close()
+	return nil, fmt.Errorf("%w (%s)", ErrBusy, filepath.Base(in.run))
+}

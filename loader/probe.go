@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/bpf"
+	"github.com/wfpebpf/wfpebpf/layermap"
+)
+
+var capabilities = []struct {
+	bit  uint
+	name string
+}{
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"},
+	{unix.CAP_PERFMON, "CAP_PERFMON"}, {unix.CAP_BPF, "CAP_BPF"},
+}
+
+// CheckCapabilities names the first capability that the process lacks.
+func CheckCapabilities() error {
+	var data [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("reading capabilities: %w", err)
+	}
+	for _, c := range capabilities {
+		if data[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
+			return fmt.Errorf("%w %s (run as root)", ErrCapability, c.name)
+		}
+	}
+	return nil
+}
+
+// Probe asks the kernel what it can do for each layer: the programs of its
+// hooks are loaded, and those of links attached in a namespace that is thrown
+// away. It asks once a process.
+var Probe = sync.OnceValue(probe)
+
+func probe() []LayerStatus {
+	refused := map[string]error{} // by program
+	err := CheckCapabilities()
+	if err == nil {
+		err = rlimit.RemoveMemlock()
+	}
+	var spec *ebpf.CollectionSpec
+	if err == nil {
+		spec, err = bpf.LoadWFP()
+	}
+	if err == nil {
+		refused, err = probePrograms(spec)
+	}
+	var list []LayerStatus
+	for _, l := range layermap.Layers() {
+		s := LayerStatus{Layer: l.ID}
+		switch {
+		case !l.Hook().Live:
+			s.Reason = "does not run yet"
+		case err != nil:
+			s.Reason = err.Error()
+		default:
+			s.Available, s.Reason = layerStatus(l.ID, refused)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
+	for _, h := range hooks {
+		if !slices.Contains(h.layers, id) {
+			continue
+		}
+		if err := refused[h.program]; err != nil {
+			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
+		}
+		if h.kind == onTCX && !haveTCX() {
+			return true, "by clsact: no tcx here (6.6)"
+		}
+	}
+	return true, ""
+}
+
+// probePrograms loads all programs at once, and one by one where that fails,
+// to name what does not load.
+func probePrograms(spec *ebpf.CollectionSpec) (map[string]error, error) {
+	refused := map[string]error{}
+	coll, err := ebpf.NewCollection(spec.Copy())
+	if err != nil {
+		for name, p := range spec.Programs {
+			one := spec.Copy()
+			one.Programs = map[string]*ebpf.ProgramSpec{name: p.Copy()}
+			c, err := ebpf.NewCollection(one)
+			if err != nil {
+				refused[name] = err
+				continue
+			}
+			c.Close()
+		}
+		return refused, nil
+	}
+	defer coll.Close()
+	if _, err := cgroupRoot(); err != nil {
+		for _, h := range hooks {
+			if h.kind == onCgroup {
+				refused[h.program] = err
+			}
+		}
+	}
+	for program, err := range probeLinks(coll) {
+		refused[program] = err
+	}
+	return refused, nil
+}
+
+// probeLinks attaches the programs of links to lo in a namespace of its own.
+func probeLinks(coll *ebpf.Collection) map[string]error {
+	result := make(chan map[string]error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread and its namespace end
+		refused := map[string]error{}
+		defer func() { result <- refused }()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return // the loads above must do
+		}
+		lo := &device{Index: 1, Name: "lo"}
+		for _, h := range hooks {
+			var l link.Link
+			var err error
+			switch {
+			case h.kind == onXDP:
+				l, err = attachXDP(lo, coll.Programs[h.program])
+			case h.kind == onTCX && haveTCX():
+				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: coll.Programs[h.program], Attach: h.attach})
+			default:
+				continue
+			}
+			if err != nil {
+				refused[h.program] = err
+				continue
+			}
+			if err := l.Close(); err != nil && !errors.Is(err, unix.ENOLINK) {
+				refused[h.program] = err
+			}
+		}
+	}()
+	return <-result
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	vnetns "github.com/vishvananda/netns"
+
+	"github.com/wfpebpf/wfpebpf/bpf"
+)
+
+// Executables and cgroups are looked at this often: nothing tells of their
+// replacement in a way that needs no handle on each.
+const watchInterval = 2 * time.Second
+
+// Watch keeps current what changes (links, addresses, routes, replaced
+// executables, units) until the context ends; report is told each change.
+func (e *Engine) Watch(ctx context.Context, report func(string)) error {
+	if e.ns.inode != e.in.info.NetnsInode {
+		return fmt.Errorf("the network namespace %q of this instance is gone", e.in.info.Netns)
+	}
+	h, err := e.netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	links := make(chan netlink.LinkUpdate)
+	addrs := make(chan netlink.AddrUpdate)
+	routes := make(chan netlink.RouteUpdate)
+	done := make(chan struct{})
+	defer close(done)
+	at := vnetns.NsHandle(e.ns.file.Fd())
+	failed := make(chan error, 3)
+	onError := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
+	if err := errors.Join(
+		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &at, ErrorCallback: onError}),
+		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &at, ErrorCallback: onError}),
+		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &at, ErrorCallback: onError}),
+	); err != nil {
+		return fmt.Errorf("subscribing to network changes: %w", err)
+	}
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		changes, err := e.refreshLocked(h)
+		if err != nil {
+			return err
+		}
+		for _, c := range changes {
+			report(c)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			// a full socket loses messages; the look around above makes up for it
+			report(fmt.Sprintf("network notifications: %v", err))
+		case <-tick.C:
+		case _, ok := <-links:
+			if !ok {
+				return errors.New("the kernel ended the link notifications")
+			}
+			settle(links, addrs, routes)
+		case <-addrs:
+			settle(links, addrs, routes)
+		case <-routes:
+			settle(links, addrs, routes)
+		}
+	}
+}
+
+// settle swallows the burst that one change makes.
+func settle(links chan netlink.LinkUpdate, addrs chan netlink.AddrUpdate, routes chan netlink.RouteUpdate) {
+	quiet := time.NewTimer(50 * time.Millisecond)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-links:
+		case <-addrs:
+		case <-routes:
+		case <-quiet.C:
+			return
+		}
+	}
+}
+
+// refreshLocked looks at the record anew each time: another process may have
+// committed, or taken everything down.
+func (e *Engine) refreshLocked(h *netlink.Handle) ([]string, error) {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := e.in.load(); err != nil {
+		return nil, fmt.Errorf("%w any more", ErrNotApplied)
+	}
+	return e.refresh(h)
+}
+
+// refresh brings the tables of the generation in force and the attachments up
+// to date with the host.
+func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
+	rec, err := e.record()
+	if err != nil {
+		return nil, err
+	}
+	devs, err := devices(h)
+	if err != nil {
+		return nil, err
+	}
+	principals, _ := rec.Numbers.principals()
+	table, err := routes(h)
+	if err == nil {
+		err = table.fillSources(h)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []struct {
+		what string
+		sync func() (int, error)
+	}{
+		{"links", func() (int, error) {
+			return syncTable(e, bpf.WFPMapLinks, rec, linkTable(devs, rec.linkPolicy()))
+		}},
+		{"executables and units", func() (int, error) { return syncTable(e, bpf.WFPMapPrincipals, rec, principals) }},
+		{"routes and addresses", func() (int, error) { return syncMap(e.maps[bpf.WFPMapRoutes], table) }},
+	} {
+		n, err := s.sync()
+		if err != nil {
+			return changes, fmt.Errorf("updating %s: %w", s.what, err)
+		}
+		if n > 0 {
+			changes = append(changes, fmt.Sprintf("%s: %d entries changed", s.what, n))
+		}
+	}
+	chosen, err := e.selectedNow(devs)
+	if err != nil {
+		return changes, err
+	}
+	want := spots(rec.Layers, chosen)
+	have, err := e.in.attached()
+	if err != nil {
+		return changes, err
+	}
+	if missing(want, have) {
+		if err := e.loadPrograms(); err != nil {
+			return changes, err
+		}
+	}
+	made, err := e.attachMissing(want)
+	for _, name := range made {
+		changes = append(changes, name+": attached")
+	}
+	return changes, errors.Join(err, e.tidy(want))
+}
+
+// selectedNow is selected, for links that may come and go: one that is named
+// and absent is waited for.
+func (e *Engine) selectedNow(devs []device) ([]device, error) {
+	all := e.in.info.Interfaces
+	defer func() { e.in.info.Interfaces = all }()
+	var present []string
+	for _, name := range all {
+		for _, d := range devs {
+			if d.Name == name {
+				present = append(present, name)
+			}
+		}
+	}
+	if len(all) > 0 && len(present) == 0 {
+		return nil, nil
+	}
+	e.in.info.Interfaces = present
+	return e.selected(devs)
+}
+
+func missing(want []spot, have []string) bool {
+	set := map[string]bool{}
+	for _, name := range have {
+		set[name] = true
+	}
+	for _, s := range want {
+		if !set[s.pin()] {
+			return true
+		}
+	}
+	return false
+}
+
+func syncTable[K, V comparable](e *Engine, name string, rec *record, want map[K]V) (int, error) {
+	var m *ebpf.Map
+	if err := e.maps[name].Lookup(uint32(rec.Generation&1), &m); err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	return syncMap(m, want)
+}
