@@ -110,9 +110,7 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 		}
 		release = sync.OnceFunc(func() { engine.Close() })
 		defer release()
-		if err := refuseUnavailable(p, engine.Unavailable(p)); err != nil {
-			return err
-		}
+		refuseUnavailable(p, engine.Unavailable(p))
 	}
 	report := p.Report()
 	if err := a.write(cmd.OutOrStdout(), report); err != nil {
@@ -147,22 +145,15 @@ func (a *application) write(w io.Writer, r policy.Report) error {
 
 // refuseUnavailable refuses the filters of layers that this kernel cannot
 // carry.
-func refuseUnavailable(p *policy.Policy, layers map[layermap.LayerID]string) error {
+func refuseUnavailable(p *policy.Policy, layers map[layermap.LayerID]string) {
 	if len(layers) == 0 {
-		return nil
+		return
 	}
-	refuser, ok := any(p).(interface{ Refuse(filter.ID, string) })
 	for _, f := range p.Store.Filters() {
-		why, unavailable := layers[f.Layer]
-		if !unavailable {
-			continue
+		if why, unavailable := layers[f.Layer]; unavailable {
+			p.Refuse(f.ID, why)
 		}
-		if !ok {
-			return fmt.Errorf("filter %q: layer %s: %s", f.Name, f.Layer, why)
-		}
-		refuser.Refuse(f.ID, why)
 	}
-	return nil
 }
 
 // strict names the first block filter that would do nothing.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
 )
 
@@ -94,6 +95,21 @@ func TestDryRunWarnsAboutTheSSHConnection(t *testing.T) {
 				t.Errorf("exit code %d, stderr %q, want a warning: %t", r.code, r.err, tc.warns)
 			}
 		})
+	}
+}
+
+func TestLayersThatTheKernelCannotCarry(t *testing.T) {
+	p, _, err := loadPolicy([]string{write(t, "policy.yaml", smallPolicy)}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuseUnavailable(p, map[layermap.LayerID]string{layermap.ALEAuthConnectV6: "needs Linux 9.9"})
+	r := p.Report()
+	if r.Refused != 1 || r.Enforced != 2 || r.UnenforceableBlocks() != 1 {
+		t.Errorf("report %+v", r)
+	}
+	if f := r.Filters[1]; f.State != policy.StateRefused || f.Reason != "needs Linux 9.9" {
+		t.Errorf("filter %+v", f)
 	}
 }
 

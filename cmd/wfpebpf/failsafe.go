@@ -83,6 +83,7 @@ func addFailsafes(p *policy.Policy, safes []failsafe) error {
 			}
 			p.Entries = append(p.Entries, policy.Entry{Filter: f, File: failsafeFile, State: policy.StateEnforced})
 		}
+		p.Failsafes = append(p.Failsafes, s.text)
 		notes = append(notes, "failsafe: "+s.text+" is always let in")
 	}
 	p.Notes = append(notes, p.Notes...)

@@ -80,6 +80,9 @@ filters:
 	if report := p.Report(); report.Total != 5 || report.Enforced != 5 {
 		t.Errorf("the report accounts for %d filters, %d enforced", report.Total, report.Enforced)
 	}
+	if !slices.Equal(p.Failsafes, []string{"tcp/22"}) {
+		t.Errorf("failsafes %q", p.Failsafes)
+	}
 	if !slices.Contains(p.Notes, "failsafe: tcp/22 is always let in") {
 		t.Errorf("notes %q", p.Notes)
 	}
