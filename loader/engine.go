@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -143,6 +144,9 @@ func (e *Engine) openMaps() error {
 	}
 	e.maps = map[string]*ebpf.Map{}
 	for name, spec := range e.spec.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(e.in.pins, "maps", name), nil)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -183,8 +187,8 @@ func (e *Engine) loadPrograms() error {
 		}
 	}
 	for name, m := range coll.Maps {
-		if e.maps[name] != nil {
-			continue
+		if e.maps[name] != nil || strings.HasPrefix(name, ".") {
+			continue // a section of the object, with nothing in it to keep
 		}
 		if err := m.Pin(filepath.Join(e.in.pins, "maps", name)); err != nil {
 			return fmt.Errorf("pinning map %s: %w", name, err)
@@ -560,7 +564,7 @@ func (e *Engine) remove() error {
 		}
 		return nil
 	})
-	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot), removeEmpty(runRoot))
+	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot()), removeEmpty(runRoot()))
 }
 
 // removeEmpty removes a directory that holds nothing any more.

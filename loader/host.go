@@ -10,28 +10,62 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// The state lives in the mount namespace of process 1: a shell under `ip netns
-// exec` has a private /sys, and what is pinned there goes away with it.
-const (
-	hostRoot = "/proc/1/root"
-	bpffs    = "/sys/fs/bpf"
-	pinRoot  = hostRoot + bpffs + "/wfpebpf"
-	runRoot  = hostRoot + "/run/wfpebpf"
-)
+// bpffs is where the BPF file system is, in the mount namespace of process 1.
+const bpffs = "/sys/fs/bpf"
+
+// hostRoot is the root directory of the mount namespace of process 1, as a
+// prefix of paths. State lives there: a shell under `ip netns exec` has a
+// private /sys, and what is pinned in it goes away with it. Process 1 itself
+// may be out of reach (it can hold capabilities that we lack); then this
+// process, or any other in the same mount namespace, stands in.
+var hostRoot = sync.OnceValue(func() string {
+	if exists("/proc/1/root/") {
+		return "/proc/1/root"
+	}
+	first := rootMount("1")
+	if first == "" || first == rootMount("self") {
+		return ""
+	}
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		root := "/proc/" + e.Name() + "/root"
+		if rootMount(e.Name()) == first && exists(root+"/") {
+			return root
+		}
+	}
+	return ""
+})
+
+// rootMount identifies the mount namespace of a process: mount ids are unique.
+func rootMount(pid string) string {
+	b, _ := os.ReadFile("/proc/" + pid + "/mountinfo")
+	line, _, _ := strings.Cut(string(b), "\n")
+	return line
+}
+
+func pinRoot() string { return hostRoot() + bpffs + "/wfpebpf" }
+func runRoot() string { return hostRoot() + "/run/wfpebpf" }
 
 // ensureBPFFS mounts a bpffs in the mount namespace of process 1 where it has
 // none.
 func ensureBPFFS() error {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(hostRoot+bpffs, &fs); err != nil {
+	if err := unix.Statfs(hostRoot()+bpffs, &fs); err != nil {
 		return fmt.Errorf("%s: %w (is CONFIG_BPF_SYSCALL on?)", bpffs, err)
 	}
 	if uint32(fs.Type) == unix.BPF_FS_MAGIC {
 		return nil
+	}
+	mount := func() error {
+		return unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700")
+	}
+	if hostRoot() == "" {
+		return wrapMount(mount())
 	}
 	// A thread of its own that is thrown away: it changes its mount namespace.
 	result := make(chan error, 1)
@@ -41,7 +75,7 @@ func ensureBPFFS() error {
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return err
 			}
-			ns, err := unix.Open("/proc/1/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			ns, err := unix.Open(filepath.Dir(hostRoot())+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return err
 			}
@@ -49,10 +83,14 @@ func ensureBPFFS() error {
 			if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
 				return err
 			}
-			return unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700")
+			return mount()
 		}()
 	}()
-	if err := <-result; err != nil {
+	return wrapMount(<-result)
+}
+
+func wrapMount(err error) error {
+	if err != nil {
 		return fmt.Errorf("mounting bpffs at %s: %w", bpffs, err)
 	}
 	return nil
@@ -69,7 +107,7 @@ func cgroupRoot() (string, error) {
 		fields := strings.Fields(s.Text())
 		for i, word := range fields {
 			if word == "-" && i+1 < len(fields) && fields[i+1] == "cgroup2" && len(fields) > 4 {
-				return hostRoot + fields[4], nil
+				return hostRoot() + fields[4], nil
 			}
 		}
 	}
@@ -91,7 +129,7 @@ func findCgroup(name string) (cgroup, error) {
 	if err != nil {
 		return cgroup{}, err
 	}
-	mount := strings.TrimPrefix(root, hostRoot)
+	mount := strings.TrimPrefix(root, hostRoot())
 	rel := name
 	if rest, ok := strings.CutPrefix(name, mount); ok && mount != "/" {
 		rel = rest

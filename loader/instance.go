@@ -104,7 +104,7 @@ func (r *record) store() *filter.Store {
 func (r *record) linkPolicy() *linkPolicy { return &linkPolicy{Links: r.Links, Default: r.Profile} }
 
 func instanceAt(name string) *instance {
-	return &instance{pins: filepath.Join(pinRoot, name), run: filepath.Join(runRoot, name)}
+	return &instance{pins: filepath.Join(pinRoot(), name), run: filepath.Join(runRoot(), name)}
 }
 
 func instanceName(ns *netns, c cgroup) string { return fmt.Sprintf("net%d-cg%d", ns.inode, c.id) }
@@ -116,7 +116,7 @@ func bootID() string {
 
 // instances lists what exists, by name.
 func instances() ([]*instance, error) {
-	entries, err := os.ReadDir(runRoot)
+	entries, err := os.ReadDir(runRoot())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -125,7 +125,7 @@ func (e *Engine) Hooks() ([]HookRow, error) {
 			if kind != h.name {
 				continue
 			}
-			row := HookRow{Hook: h.name, Target: ifname, Link: strings.TrimPrefix(filepath.Join(e.in.pins, "links", name), hostRoot)}
+			row := HookRow{Hook: h.name, Target: ifname, Link: strings.TrimPrefix(filepath.Join(e.in.pins, "links", name), hostRoot())}
 			if h.kind == onCgroup {
 				row.Target = e.in.info.Cgroup
 			}
