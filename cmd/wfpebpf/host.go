@@ -87,17 +87,13 @@ func hostLinks(netns string) ([]hostLink, error) {
 const (
 	ifTypeEthernet = 6
 	ifTypeLoopback = 24
-	ifTypeWiFi     = 71
 )
 
 // ifType is zero for kinds of links that cannot be told without asking further.
 func ifType(l net.Interface) uint32 {
-	_, wireless := os.Stat(filepath.Join("/sys/class/net", l.Name, "wireless"))
 	switch {
 	case l.Flags&net.FlagLoopback != 0:
 		return ifTypeLoopback
-	case wireless == nil:
-		return ifTypeWiFi
 	case len(l.HardwareAddr) == 6:
 		return ifTypeEthernet
 	}

@@ -48,10 +48,8 @@ func rollbackCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			// Open, not Find: without names it is the caller's own instance, even
-			// where there are others.
-			open := func() (unconfirmed, error) { return loader.Open(loader.Options{Target: target}) }
-			takenBack, err := rollbackAfter(open, generation, after, rollbackPatience)
+			find := func() (unconfirmed, error) { return loader.Find(exactly(target)) }
+			takenBack, err := rollbackAfter(find, generation, after, rollbackPatience)
 			if takenBack {
 				os.Exit(exitTakenBack)
 			}
@@ -61,6 +59,19 @@ func rollbackCommand() *cobra.Command {
 	targetFlags(cmd, &target)
 	cmd.Flags().Uint64Var(&generation, "generation", 0, "the commit to take back")
 	return cmd
+}
+
+// exactly names the parts of a target that apply was not given: for Find an
+// empty name is any instance, for apply it is the caller's own namespace and the
+// root cgroup.
+func exactly(t loader.Target) loader.Target {
+	if t.Netns == "" {
+		t.Netns = "/proc/self/ns/net"
+	}
+	if t.Cgroup == "" {
+		t.Cgroup = "/"
+	}
+	return t
 }
 
 // unconfirmed is the part of loader.Engine that the process needs.
@@ -74,11 +85,11 @@ type unconfirmed interface {
 // rollbackAfter waits, and takes the commit back unless it is confirmed or
 // replaced meanwhile. What keeps it from looking is no reason to leave the
 // policy in force: it tries again.
-func rollbackAfter(open func() (unconfirmed, error), generation uint64, after, patience time.Duration) (takenBack bool, err error) {
+func rollbackAfter(find func() (unconfirmed, error), generation uint64, after, patience time.Duration) (takenBack bool, err error) {
 	deadline := time.Now().Add(after)
 	for {
 		due := !time.Now().Before(deadline)
-		over, err := rollbackIf(open, generation, due)
+		over, err := rollbackIf(find, generation, due)
 		switch {
 		case over:
 			return true, nil
@@ -96,8 +107,11 @@ var errNotWaiting = errors.New("the commit does not wait to be confirmed")
 
 // rollbackIf looks once, and takes the commit back if it is due. done says that
 // it did.
-func rollbackIf(open func() (unconfirmed, error), generation uint64, due bool) (done bool, err error) {
-	e, err := open()
+func rollbackIf(find func() (unconfirmed, error), generation uint64, due bool) (done bool, err error) {
+	e, err := find()
+	if errors.Is(err, loader.ErrNotApplied) {
+		return false, errNotWaiting
+	}
 	if err != nil {
 		return false, err
 	}
@@ -182,7 +196,7 @@ func (a *application) confirmByEnter(in io.Reader, progress io.Writer) {
 	if _, err := bufio.NewReader(in).ReadString('\n'); err != nil {
 		return
 	}
-	e, err := loader.Open(loader.Options{Target: a.options.Target})
+	e, err := loader.Find(exactly(a.options.Target))
 	if err == nil {
 		_, err = e.Confirm()
 		e.Close()

@@ -71,6 +71,13 @@ func TestRollbackAfter(t *testing.T) {
 	}
 }
 
+func TestARemovedCommitIsNotTakenBack(t *testing.T) {
+	back, err := rollbackAfter(func() (unconfirmed, error) { return nil, loader.ErrNotApplied }, 1, 0, time.Minute)
+	if back || err != nil {
+		t.Errorf("taken back %t, error %v", back, err)
+	}
+}
+
 func TestRollbackGivesUp(t *testing.T) {
 	failed := errors.New("gone")
 	back, err := rollbackAfter(func() (unconfirmed, error) { return nil, failed }, 1, 0, 0)

@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 // result is what one command line came to.
@@ -26,7 +29,28 @@ func wfpebpf(t testing.TB, args ...string) result {
 	return result{code, out.String(), errOut.String()}
 }
 
+// asCommand makes a copy of the test program behave as the command.
+const asCommand = "WFPEBPF_TEST_COMMAND"
+
+// command prepares a process that runs a command line.
+func command(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), asCommand+"=1")
+	return cmd
+}
+
 func TestMain(m *testing.M) {
+	// Tests run the command as a process by running themselves; the process
+	// that takes a policy back is always such a copy.
+	if os.Getenv(asCommand) != "" || len(os.Args) > 1 && os.Args[1] == "rollback-after" {
+		main()
+	}
+	testbed.RunChild()
 	os.Unsetenv(sshConnection)
 	os.Exit(m.Run())
 }

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// This file runs command lines against the kernel, in a namespace and a cgroup
+// of its own. Every command names both: without names `down` would remove what
+// others on the machine have in force.
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/explain"
+	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
+)
+
+// lab is a filtered host and a peer, with a process in each.
+type lab struct {
+	t      *testing.T
+	target []string
+	hostNS *testbed.Netns
+	cgroup *testbed.Cgroup
+	client *testbed.Proc
+}
+
+func newLab(t *testing.T) *lab {
+	testbed.RequireRoot(t)
+	l := &lab{t: t, hostNS: testbed.NewNetns(t, "host"), cgroup: testbed.NewCgroup(t, "cli")}
+	peerNS := testbed.NewNetns(t, "peer")
+	testbed.Veth(t, l.hostNS, peerNS, "h0", "p0")
+	l.target = []string{"--netns", l.hostNS.Name, "--cgroup", l.cgroup.Rel}
+	peer := testbed.Start(t, testbed.ProcOptions{Netns: peerNS})
+	if _, err := peer.Listen("tcp4", "10.77.0.2:4450"); err != nil {
+		t.Fatal(err)
+	}
+	l.client = testbed.Start(t, testbed.ProcOptions{Netns: l.hostNS, Cgroup: l.cgroup})
+	t.Cleanup(func() { l.run("down") })
+	return l
+}
+
+// run runs a command for the lab's instance.
+func (l *lab) run(args ...string) result {
+	l.t.Helper()
+	return wfpebpf(l.t, append(args, l.target...)...)
+}
+
+// must runs a command that is to succeed and returns its output.
+func (l *lab) must(args ...string) string {
+	l.t.Helper()
+	r := l.run(args...)
+	if r.code != exitDone {
+		l.t.Fatalf("%s: exit code %d: %s", strings.Join(args, " "), r.code, r.err)
+	}
+	return r.out
+}
+
+// requireConnect tries a connection.
+func (l *lab) requireConnect(blocked bool) {
+	l.t.Helper()
+	err := l.client.Connect("tcp4", "10.77.0.2:4450")
+	if blocked && testbed.Errno(err) != unix.EACCES || !blocked && err != nil {
+		l.t.Errorf("connect: %v, want a block: %t", err, blocked)
+	}
+}
+
+func (l *lab) state() loader.State {
+	l.t.Helper()
+	var s loader.State
+	decode(l.t, l.must("show", "state", "--json"), &s)
+	return s
+}
+
+const blockServer = `
+wfpebpf: 1
+filters:
+  - {name: Block the server, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{IP_REMOTE_PORT: 4450}]}
+`
+
+const blockNothing = `
+wfpebpf: 1
+filters:
+  - {name: Block nothing here, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, conditions: [{IP_REMOTE_PORT: 1}]}
+`
+
+const blockLogins = blockServer + `
+  - {name: No logins, layer: ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_LOCAL_PORT: 22}]}
+`
+
+func TestLiveCommands(t *testing.T) {
+	l := newLab(t)
+	l.requireConnect(false)
+	if r := l.run("show", "filters"); r.code != exitNothing {
+		t.Errorf("show without a policy: exit code %d", r.code)
+	}
+	l.must("apply", write(t, "policy.yaml", blockServer), "--failsafe", "tcp/22")
+	l.requireConnect(true)
+
+	if s := l.state(); s.Generation == 0 || len(s.Failsafes) != 1 || s.Failsafes[0] != "tcp/22" || s.Unconfirmed {
+		t.Errorf("state %+v", s)
+	}
+	var filters []loader.FilterRow
+	decode(t, l.must("show", "filters", "--json"), &filters)
+	if len(filters) != 5 || filters[0].Name != "Block the server" || filters[0].Hits == 0 {
+		t.Errorf("filters %+v", filters)
+	}
+	var hooks []loader.HookRow
+	decode(t, l.must("show", "hooks", "--json"), &hooks)
+	if len(hooks) == 0 {
+		t.Error("no hooks are shown")
+	}
+	for _, what := range []string{"filters", "sublayers", "callouts", "hooks", "state"} {
+		if out := l.must("show", what); !strings.Contains(out, "\n") {
+			t.Errorf("show %s: %q", what, out)
+		}
+	}
+	out := l.must("explain", "--live", "--json", "--out", "tcp", "--from", "10.77.0.1:50000", "--to", "10.77.0.2:4450", "--iface", "h0")
+	var answers []explain.Answer
+	decode(t, out, &answers)
+	for _, a := range answers {
+		if a.Live == nil || !a.Live.Agrees {
+			t.Errorf("at %s the kernel says %+v", a.Layer, a.Live)
+		}
+	}
+	events := l.must("events", "--json")
+	if !strings.Contains(events, `"filterName":"Block the server"`) || !strings.Contains(events, `"dst":"10.77.0.2:4450"`) {
+		t.Errorf("events %s", events)
+	}
+
+	l.must("apply", write(t, "policy.yaml", blockNothing))
+	l.requireConnect(false)
+	l.must("detach", "h0")
+	l.must("attach", "h0")
+	if r := l.run("confirm"); r.code != exitNothing {
+		t.Errorf("confirm without anything that waits: exit code %d", r.code)
+	}
+	l.must("down")
+	if _, err := loader.Find(loader.Target{Netns: l.hostNS.Name, Cgroup: l.cgroup.Rel}); !errors.Is(err, loader.ErrNotApplied) {
+		t.Errorf("after down: %v", err)
+	}
+}
+
+func TestLiveSSHCheck(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "policy.yaml", blockNothing))
+	before := l.state().Generation
+	t.Setenv(sshConnection, "10.77.0.2 50000 10.77.0.1 22")
+	r := l.run("apply", write(t, "policy.yaml", blockLogins))
+	if r.code != exitNothing || !strings.Contains(r.err, `filter "No logins"`) {
+		t.Errorf("exit code %d: %s", r.code, r.err)
+	}
+	if after := l.state().Generation; after != before {
+		t.Errorf("generation %d, want %d", after, before)
+	}
+	l.requireConnect(false)
+	l.must("apply", write(t, "policy.yaml", blockLogins), "--failsafe", "tcp/22@10.77.0.2")
+	l.must("apply", write(t, "policy.yaml", blockLogins), "--force")
+	l.requireConnect(true)
+}
+
+func TestLiveConfirm(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "policy.yaml", blockNothing))
+
+	r := l.run("apply", write(t, "policy.yaml", blockServer), "--confirm", "1s")
+	if r.code != exitNothing || !strings.Contains(r.err, "not confirmed within 1s") {
+		t.Errorf("exit code %d: %s", r.code, r.err)
+	}
+	l.requireConnect(false)
+
+	var waiting bytes.Buffer
+	ended := make(chan int, 1)
+	args := append([]string{"apply", write(t, "policy.yaml", blockServer), "--confirm", "1m"}, l.target...)
+	go func() { ended <- run(args, strings.NewReader(""), &bytes.Buffer{}, &waiting) }()
+	until(t, "the policy can be confirmed", func() bool { return l.run("confirm").code == exitDone })
+	if code := <-ended; code != exitDone || !strings.Contains(waiting.String(), "kept") {
+		t.Errorf("exit code %d: %s", code, waiting.String())
+	}
+	l.requireConnect(true)
+	if l.state().Unconfirmed {
+		t.Error("still unconfirmed")
+	}
+}
+
+// until waits for something to become true.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// Whatever kills apply, its terminal's end included, the policy is taken back.
+func TestLiveDeathOfApply(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGHUP, syscall.SIGKILL} {
+		t.Run(signal.String(), func(t *testing.T) {
+			l := newLab(t)
+			l.must("apply", write(t, "policy.yaml", blockNothing))
+			args := append([]string{"apply", write(t, "policy.yaml", blockServer), "--confirm", "3s"}, l.target...)
+			apply := command(t, args...)
+			progress, err := apply.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			apply.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			if err := apply.Start(); err != nil {
+				t.Fatal(err)
+			}
+			line, err := bufio.NewReader(progress).ReadString('\n')
+			if err != nil || !strings.HasPrefix(line, "in force; taken back after 3s") {
+				t.Fatalf("progress %q, %v", line, err)
+			}
+			l.requireConnect(true)
+			if err := syscall.Kill(-apply.Process.Pid, signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = apply.Wait()
+			l.requireConnect(true)
+			until(t, "the policy is taken back", func() bool { return !l.state().Unconfirmed })
+			l.requireConnect(false)
+		})
+	}
+}
+
+func TestLiveForegroundCommandsEndCleanly(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "policy.yaml", blockServer))
+	name := filepath.Join(t.TempDir(), "notify")
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+
+	watch := command(t, append([]string{"watch"}, l.target...)...)
+	watch.Env = append(watch.Env, "NOTIFY_SOCKET="+name)
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	message := make([]byte, 64)
+	ready.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if n, err := ready.Read(message); err != nil || string(message[:n]) != "READY=1" {
+		t.Errorf("watch told the service manager %q, %v", message[:n], err)
+	}
+	watch.Process.Signal(syscall.SIGTERM)
+	if err := watch.Wait(); err != nil {
+		t.Errorf("watch ended with %v", err)
+	}
+
+	events := command(t, append([]string{"events", "--follow", "--json"}, l.target...)...)
+	out, err := events.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := events.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.requireConnect(true)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.Contains(line, `"filterName":"Block the server"`) {
+		t.Errorf("event %q, %v", line, err)
+	}
+	events.Process.Signal(syscall.SIGINT)
+	if err := events.Wait(); err != nil {
+		t.Errorf("events ended with %v", err)
+	}
+}
