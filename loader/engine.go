@@ -105,15 +105,8 @@ func Find(t Target) (*Engine, error) {
 func (in *instance) open() (*Engine, error) {
 	e := &Engine{in: in}
 	var err error
-	// The namespace may have no name any more; then only its links are gone.
-	if e.ns, err = openNetns(in.info.Netns); err != nil || e.ns.inode != in.info.NetnsInode {
-		if e.ns != nil {
-			e.ns.close()
-		}
-		if e.ns, err = openNetns(""); err != nil {
-			return nil, err
-		}
-		e.ns.inode = 0
+	if e.ns, err = in.findNetns(); err != nil {
+		return nil, err
 	}
 	e.cg, _ = findCgroup(in.info.Cgroup)
 	if err := e.openMaps(); err != nil {
@@ -121,6 +114,50 @@ func (in *instance) open() (*Engine, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// findNetns opens the instance's namespace: by its name, or, where it has none
+// any more, through a process in it. One that is gone comes back as the
+// caller's with inode 0; then only what is not on its links is left.
+func (in *instance) findNetns() (*netns, error) {
+	paths := []string{in.info.Netns}
+	processes, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, path := range append(paths, processes...) {
+		if n, err := openNetns(path); err == nil {
+			if n.inode == in.info.NetnsInode {
+				return n, nil
+			}
+			n.close()
+		}
+	}
+	n, err := openNetns("")
+	if err == nil {
+		n.inode = 0
+	}
+	return n, err
+}
+
+// OpenAll opens every instance that exists.
+func OpenAll() ([]*Engine, error) {
+	if err := CheckCapabilities(); err != nil {
+		return nil, err
+	}
+	list, err := instances()
+	var engines []*Engine
+	for _, in := range list {
+		e, openErr := in.open()
+		if openErr != nil {
+			err = errors.Join(err, openErr)
+			continue
+		}
+		engines = append(engines, e)
+	}
+	return engines, err
+}
+
+// Target is what the instance filters.
+func (e *Engine) Target() Target {
+	return Target{Netns: e.in.info.Netns, Cgroup: e.in.info.Cgroup}
 }
 
 // Instances lists the instances that exist.
@@ -262,6 +299,16 @@ func (e *Engine) selected(devs []device) ([]device, error) {
 // Commit compiles the policy, attaches the hooks that it needs and puts it in
 // force by one store. On an error the policy before stays in force.
 func (e *Engine) Commit(ctx context.Context, p *policy.Policy) error {
+	return e.transact(ctx, p, false)
+}
+
+// CommitUnconfirmed is Commit of a policy that waits for Confirm from the
+// moment that it is in force.
+func (e *Engine) CommitUnconfirmed(ctx context.Context, p *policy.Policy) error {
+	return e.transact(ctx, p, true)
+}
+
+func (e *Engine) transact(ctx context.Context, p *policy.Policy, unconfirmed bool) error {
 	lock, err := e.in.lock("lock")
 	if err != nil {
 		return err
@@ -279,11 +326,11 @@ func (e *Engine) Commit(ctx context.Context, p *policy.Policy) error {
 			}
 		}()
 	}
-	err = e.commit(ctx, p, generation, exists)
+	err = e.commit(ctx, p, generation, exists, unconfirmed)
 	return err
 }
 
-func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, exists bool) error {
+func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, exists, unconfirmed bool) error {
 	ephemeral, err := e.ns.ephemeral()
 	if err != nil {
 		return err
@@ -293,7 +340,7 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 		return err
 	}
 	rec := newRecord(p, t)
-	rec.Generation = generation + 1
+	rec.Generation, rec.Unconfirmed = generation+1, unconfirmed
 	h, err := e.netlink()
 	if err != nil {
 		return err
@@ -506,16 +553,13 @@ func (e *Engine) record() (*record, error) {
 	return e.in.readRecord(generation)
 }
 
-// SetUnconfirmed marks that the last commit waits for Confirm.
-func (e *Engine) SetUnconfirmed() error { return e.mark(true) }
-
-func (e *Engine) mark(unconfirmed bool) error {
-	rec, err := e.record()
-	if err != nil {
-		return err
+// Generation counts the commits of the instance; 0 before the first.
+func (e *Engine) Generation() (uint64, error) {
+	generation, exists, err := e.current()
+	if !exists {
+		return 0, err
 	}
-	rec.Unconfirmed = unconfirmed
-	return e.in.writeRecord(rec)
+	return generation, err
 }
 
 // Confirm keeps an unconfirmed commit and reports whether there was one.
@@ -528,7 +572,12 @@ func (e *Engine) Confirm() (bool, error) {
 	if !e.Unconfirmed() {
 		return false, nil
 	}
-	return true, e.mark(false)
+	rec, err := e.record()
+	if err != nil {
+		return false, err
+	}
+	rec.Unconfirmed = false
+	return true, e.in.writeRecord(rec)
 }
 
 // Unconfirmed reports whether the last commit waits for Confirm.
@@ -637,13 +686,26 @@ func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string {
 	return why
 }
 
+// Policy returns the policy in force: its objects and what its map said of
+// links, services and packages. It holds no entries of refused filters.
+func (e *Engine) Policy() (*policy.Policy, error) {
+	rec, err := e.record()
+	if err != nil {
+		return nil, err
+	}
+	return &policy.Policy{
+		Store: rec.store(), Links: rec.Links, DefaultProfile: rec.Profile,
+		Services: rec.Services, Packages: rec.Packages, Failsafes: rec.Failsafes,
+	}, nil
+}
+
 // Store returns the objects of the policy in force, or nil.
 func (e *Engine) Store() *filter.Store {
-	rec, err := e.record()
+	p, err := e.Policy()
 	if err != nil {
 		return nil
 	}
-	return rec.store()
+	return p.Store
 }
 
 // haveTCX asks the kernel for the tcx programs of lo: one without tcx (below

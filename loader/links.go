@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -91,6 +93,56 @@ var encapTypes = map[string]uint16{
 	"ether": arphrdEther, "loopback": arphrdLoopback, "ppp": arphrdPPP, "ipip": arphrdTunnel,
 	"tunnel6": arphrdTunnel6, "sit": arphrdSIT, "gre": arphrdIPGRE, "gre6": arphrdIP6GRE,
 	"none": arphrdNone, "ieee802.11": arphrdIEEE80211,
+}
+
+// HostLink is a link as the engine sees it.
+type HostLink struct {
+	Name      string
+	Index     uint32
+	Type      uint32 // IANA ifType
+	MAC       net.HardwareAddr
+	Up        bool
+	Addresses []netip.Addr
+}
+
+// HostLinks lists the links of a network namespace, by name or path; empty is
+// the caller's. It needs no privilege for the caller's own.
+func HostLinks(name string) ([]HostLink, error) {
+	ns, err := openNetns(name)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.close()
+	var list []HostLink
+	err = ns.inside(name != "", func() error {
+		h, err := netlink.NewHandle()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		devs, err := devices(h)
+		if err != nil {
+			return err
+		}
+		addrs, err := h.AddrList(nil, unix.AF_UNSPEC)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+		for _, d := range devs {
+			l := HostLink{Name: d.Name, Index: uint32(d.Index), Type: d.Type, Up: d.Up}
+			if d.MAC != 0 {
+				l.MAC = binary.BigEndian.AppendUint64(nil, d.MAC)[2:]
+			}
+			for _, a := range addrs {
+				if ip, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex == d.Index {
+					l.Addresses = append(l.Addresses, ip.Unmap())
+				}
+			}
+			list = append(list, l)
+		}
+		return nil
+	})
+	return list, err
 }
 
 // fact is a link's entry in the links table.

@@ -46,7 +46,7 @@ func openNetns(name string) (*netns, error) {
 		return nil, err
 	}
 	n.inode = st.Ino
-	if err := n.do(func() error {
+	if err := n.inside(name != "", func() error {
 		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -59,6 +59,15 @@ func openNetns(name string) (*netns, error) {
 		return nil, fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	return n, nil
+}
+
+// inside runs fn in the namespace, or just here: entering the own namespace
+// would need a privilege that reading it does not.
+func (n *netns) inside(other bool, fn func() error) error {
+	if other {
+		return n.do(fn)
+	}
+	return fn()
 }
 
 func (n *netns) close() { n.file.Close() }
