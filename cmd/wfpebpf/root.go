@@ -88,8 +88,8 @@ Exit codes: 0 done (also when some filters were refused: the report says so),
 	root.SetVersionTemplate("wfpebpf {{.Version}}\n")
 	root.AddCommand(
 		applyCommand(), confirmCommand(), downCommand(), watchCommand(), attachCommand(), detachCommand(),
-		layersCommand(), showCommand(), eventsCommand(), explainCommand(),
-		rollbackCommand(),
+		layersCommand(), showCommand(), eventsCommand(), explainCommand(), demoCommand(),
+		rollbackCommand(), actorCommand(),
 	)
 	// Not PersistentPreRun, which comes before the check of flags that exclude
 	// each other.
