@@ -116,9 +116,9 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 
 // attachAt makes one attachment and pins it.
 func (e *Engine) attachAt(s spot) error {
-	prog := e.coll.Programs[s.hook.program]
+	prog := e.programs[s.hook.program]
 	pin := filepath.Join(e.in.pins, "links", s.pin())
-	if s.hook.kind == onTCX && !e.tcx {
+	if s.hook.kind == onTCX && !haveTCX() {
 		return e.attachClsact(s, prog)
 	}
 	var l link.Link
@@ -306,10 +306,13 @@ func (e *Engine) dropQdisc(d *device, except string) error {
 	return os.Remove(own)
 }
 
+// oldSockets are the iterators of hook_iter.h, in the order in which they run.
+var oldSockets = []string{"wfp_old_sockets", "wfp_old_subflows"}
+
 // adoptOldSockets gives sockets that are older than the engine an identity.
 func (e *Engine) adoptOldSockets() error {
-	for _, name := range []string{"wfp_old_sockets", "wfp_old_subflows"} {
-		it, err := link.AttachIter(link.IterOptions{Program: e.coll.Programs[name]})
+	for _, name := range oldSockets {
+		it, err := link.AttachIter(link.IterOptions{Program: e.programs[name]})
 		if err != nil {
 			return fmt.Errorf("looking for older sockets: %w", err)
 		}

@@ -26,13 +26,12 @@ import (
 // Engine is one instance. It is not safe for concurrent use; processes exclude
 // each other by a lock.
 type Engine struct {
-	in   *instance
-	ns   *netns
-	cg   cgroup
-	spec *ebpf.CollectionSpec
-	maps map[string]*ebpf.Map
-	coll *ebpf.Collection // programs; nil until something must be attached
-	tcx  bool             // this kernel has tcx
+	in       *instance
+	ns       *netns
+	cg       cgroup
+	spec     *ebpf.CollectionSpec
+	maps     map[string]*ebpf.Map
+	programs map[string]*ebpf.Program // loaded as they are needed
 }
 
 // Open opens the target's instance, or prepares a new one; nothing exists
@@ -179,7 +178,7 @@ func (e *Engine) openMaps() error {
 	if e.spec, err = bpf.LoadWFP(); err != nil {
 		return err
 	}
-	e.maps = map[string]*ebpf.Map{}
+	e.maps, e.programs = map[string]*ebpf.Map{}, map[string]*ebpf.Program{}
 	for name, spec := range e.spec.Maps {
 		if strings.HasPrefix(name, ".") {
 			continue
@@ -199,13 +198,19 @@ func (e *Engine) openMaps() error {
 	return nil
 }
 
-// loadPrograms loads the programs over the maps, which it makes and pins where
-// they do not exist yet.
-func (e *Engine) loadPrograms() error {
-	if e.coll != nil {
+// load loads programs over the maps, which are made where they do not exist
+// yet. Nothing of that is visible before pinMaps.
+func (e *Engine) load(programs []string) error {
+	spec := e.spec.Copy()
+	for name := range spec.Programs {
+		if !slices.Contains(programs, name) || e.programs[name] != nil {
+			delete(spec.Programs, name)
+		}
+	}
+	if len(spec.Programs) == 0 && len(e.maps) > 0 {
 		return nil
 	}
-	coll, err := ebpf.NewCollectionWithOptions(e.spec, ebpf.CollectionOptions{MapReplacements: e.maps})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: e.maps})
 	if err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
@@ -213,8 +218,21 @@ func (e *Engine) loadPrograms() error {
 		}
 		return fmt.Errorf("loading the BPF programs: %w", err)
 	}
-	e.coll = coll
-	e.tcx = haveTCX()
+	defer coll.Close()
+	for name := range spec.Programs {
+		e.programs[name] = coll.DetachProgram(name)
+	}
+	for name := range spec.Maps {
+		// a section of the object (.bss) is no map of ours
+		if e.maps[name] == nil && !strings.HasPrefix(name, ".") {
+			e.maps[name] = coll.DetachMap(name)
+		}
+	}
+	return nil
+}
+
+// pinMaps makes the instance's directories and pins its maps.
+func (e *Engine) pinMaps() error {
 	if err := ensureBPFFS(); err != nil {
 		return err
 	}
@@ -223,26 +241,36 @@ func (e *Engine) loadPrograms() error {
 			return err
 		}
 	}
-	for name, m := range coll.Maps {
-		if e.maps[name] != nil || strings.HasPrefix(name, ".") {
-			continue // a section of the object, with nothing in it to keep
+	for name, m := range e.maps {
+		if m.IsPinned() {
+			continue
 		}
 		if err := m.Pin(filepath.Join(e.in.pins, "maps", name)); err != nil {
 			return fmt.Errorf("pinning map %s: %w", name, err)
 		}
-		c, err := m.Clone()
-		if err != nil {
-			return err
-		}
-		e.maps[name] = c
 	}
 	return nil
 }
 
+// programsFor is what the layers of a policy need: the programs of their hooks,
+// and with sockets the ones that look for older sockets.
+func programsFor(layers map[layermap.LayerID]int) []string {
+	var names []string
+	for i := range hooks {
+		if hooks[i].needed(layers, false) {
+			names = append(names, hooks[i].program)
+			if hooks[i].kind == onCgroup {
+				names = append(names, oldSockets...)
+			}
+		}
+	}
+	return names
+}
+
 // Close releases the process's handles; enforcement stays.
 func (e *Engine) Close() error {
-	if e.coll != nil {
-		e.coll.Close()
+	for _, p := range e.programs {
+		p.Close()
 	}
 	for _, m := range e.maps {
 		m.Close()
@@ -357,7 +385,10 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := e.loadPrograms(); err != nil {
+	if err := e.load(programsFor(rec.Layers)); err != nil {
+		return err
+	}
+	if err := e.pinMaps(); err != nil {
 		return err
 	}
 	principals, _ := rec.Numbers.principals()
@@ -512,7 +543,7 @@ func (e *Engine) Rollback() error {
 	if err != nil {
 		return err
 	}
-	if err := e.loadPrograms(); err != nil {
+	if err := e.load(programsFor(old.Layers)); err != nil {
 		return err
 	}
 	if _, err := e.attachMissing(spots(old.Layers, chosen)); err != nil {
@@ -677,9 +708,15 @@ func (e *Engine) changeLinks(name string, change func(*instanceInfo)) error {
 // Unavailable says which of a policy's layers this kernel cannot carry. Their
 // filters must be refused before Commit.
 func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string {
-	why := map[layermap.LayerID]string{}
+	layers, why := map[layermap.LayerID]int{}, map[layermap.LayerID]string{}
+	for _, l := range layermap.Layers() {
+		layers[l.ID] = len(p.Store.Layer(l.ID))
+	}
+	if e.load(programsFor(layers)) == nil {
+		return why // it can; asking in detail would take as long again
+	}
 	for _, s := range Probe() {
-		if !s.Available && len(p.Store.Layer(s.Layer)) > 0 {
+		if !s.Available && layers[s.Layer] > 0 {
 			why[s.Layer] = s.Reason
 		}
 	}

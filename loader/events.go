@@ -3,7 +3,6 @@
 package loader
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -86,7 +85,7 @@ func (e *Engine) Events(ctx context.Context, follow, permits bool, fn func(Event
 		if err != nil {
 			return err
 		}
-		if err := binary.Read(bytes.NewReader(rec.RawSample), binary.NativeEndian, &raw); err != nil {
+		if _, err := binary.Decode(rec.RawSample, binary.NativeEndian, &raw); err != nil {
 			return fmt.Errorf("malformed event: %w", err)
 		}
 		if err := fn(d.describe(&raw)); err != nil {

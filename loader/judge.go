@@ -60,10 +60,10 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 	if err != nil {
 		return nil, err
 	}
-	if err := e.loadPrograms(); err != nil {
+	if err := e.load([]string{bpf.WFPProgWfpJudge}); err != nil {
 		return nil, err
 	}
-	prog, cases := e.coll.Programs[bpf.WFPProgWfpJudge], e.maps[bpf.WFPMapCases]
+	prog, cases := e.programs[bpf.WFPProgWfpJudge], e.maps[bpf.WFPMapCases]
 	verdicts := make([]Verdict, 0, len(values))
 	keys := make([]uint32, bpf.JudgeCases)
 	for i := range keys {

@@ -156,7 +156,7 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 		return changes, err
 	}
 	if missing(want, have) {
-		if err := e.loadPrograms(); err != nil {
+		if err := e.load(programsFor(rec.Layers)); err != nil {
 			return changes, err
 		}
 	}
