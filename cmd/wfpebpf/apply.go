@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -176,25 +178,39 @@ func strict(r policy.Report) error {
 
 // commit puts the policy in force and, with --confirm, waits.
 func (a *application) commit(cmd *cobra.Command, engine *loader.Engine, release func(), p *policy.Policy) error {
-	if engine.Unconfirmed() && !a.force {
-		return errors.New("the policy in force waits to be confirmed or taken back; confirm it, wait, or use --force")
+	switch {
+	case !engine.Unconfirmed():
+	case !a.force:
+		return errors.New("the policy in force waits to be confirmed or taken back: confirm it, wait, or use --force; nothing is changed")
+	case a.confirm > 0:
+		// Taking this one back would put the other in force as if confirmed.
+		return errors.New("the policy in force waits to be confirmed or taken back, which no other can do before: confirm it or wait; nothing is changed")
 	}
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
+	// Ctrl-C while tables are filled leaves the policy before in force.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	put := func(commit func(context.Context, *policy.Policy) error) error {
+		defer slowly(cmd.ErrOrStderr(), fmt.Sprintf("putting %d filters in force", len(p.Store.Filters())))()
+		return interrupted(ctx, commit(ctx, p))
 	}
-	if err := engine.Commit(ctx, p); err != nil {
+	if a.confirm == 0 {
+		return put(engine.Commit)
+	}
+	guard, generation, err := a.commitGuarded(engine, func() error { return put(engine.CommitUnconfirmed) })
+	if err != nil {
 		return err
 	}
-	if a.confirm > 0 {
-		return a.await(cmd, engine, release)
+	stop()
+	release() // another command may change the instance now
+	return a.await(cmd, guard, generation)
+}
+
+// interrupted says what the end of a commit by a signal means.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted; nothing is changed")
 	}
-	// With --force over a policy that waited, this one is meant to stay.
-	if engine.Unconfirmed() {
-		_, err := engine.Confirm()
-		return err
-	}
-	return nil
+	return err
 }
 
 // linkNamed reports whether the links to filter are all or hold a name.
@@ -209,7 +225,7 @@ func (a *application) checkSSH(p *policy.Policy, connection string) error {
 	if !ok {
 		return nil
 	}
-	if links, err := hostLinks(a.options.Netns); err == nil {
+	if links, err := loader.HostLinks(a.options.Netns); err == nil {
 		if t.Link.Name != "" {
 			t.Link = named(t.Link.Name, links)
 		} else {

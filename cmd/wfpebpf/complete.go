@@ -6,13 +6,13 @@
 package main
 
 import (
-	"net"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/loader"
 )
 
 // names lists what a word may become; the shell picks by prefix.
@@ -64,14 +64,11 @@ func completeLinks(cmd *cobra.Command) []string {
 	if f := cmd.Flag("netns"); f != nil {
 		netns = f.Value.String()
 	}
+	links, _ := loader.HostLinks(netns)
 	var out []string
-	_ = inNetns(netns, func() error {
-		links, err := net.Interfaces()
-		for _, l := range links {
-			out = append(out, l.Name)
-		}
-		return err
-	})
+	for _, l := range links {
+		out = append(out, l.Name)
+	}
 	return out
 }
 

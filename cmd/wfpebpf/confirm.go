@@ -22,11 +22,8 @@ Without --netns and --cgroup it keeps every policy that waits.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			if err := loader.CheckCapabilities(); err != nil {
-				return err
-			}
 			kept := 0
-			err := eachInstance(target, func(e *loader.Engine, _ loader.Target) error {
+			err := eachInstance(target, func(e *loader.Engine) error {
 				was, err := e.Confirm()
 				if was {
 					kept++
@@ -45,22 +42,27 @@ Without --netns and --cgroup it keeps every policy that waits.`,
 
 // eachInstance calls fn with the instance of a target; with every instance
 // where no target is named. It goes on after an error and returns them all.
-func eachInstance(t loader.Target, fn func(*loader.Engine, loader.Target) error) error {
-	targets := []loader.Target{t}
-	if t == (loader.Target{}) {
-		var err error
-		if targets, err = loader.Instances(); err != nil {
-			return err
-		}
-	}
-	var errs []error
-	for _, t := range targets {
-		e, err := loader.Find(t)
-		if err == nil {
-			err = fn(e, t)
-			e.Close()
-		}
-		errs = append(errs, err)
+func eachInstance(t loader.Target, fn func(*loader.Engine) error) error {
+	engines, err := engines(t)
+	errs := []error{err}
+	for _, e := range engines {
+		errs = append(errs, fn(e))
+		e.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// engines opens the instance of a target, or every instance where none is named.
+func engines(t loader.Target) ([]*loader.Engine, error) {
+	if err := loader.CheckCapabilities(); err != nil {
+		return nil, err
+	}
+	if t == (loader.Target{}) {
+		return loader.OpenAll()
+	}
+	e, err := loader.Find(t)
+	if err != nil {
+		return nil, err
+	}
+	return []*loader.Engine{e}, nil
 }

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/wfpebpf/wfpebpf/loader"
@@ -20,10 +22,11 @@ func downCommand() *cobra.Command {
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			if err := loader.CheckCapabilities(); err != nil {
-				return err
+			err := eachInstance(target, (*loader.Engine).Down)
+			if errors.Is(err, loader.ErrNotApplied) {
+				return nil
 			}
-			return eachInstance(target, func(e *loader.Engine, _ loader.Target) error { return e.Down() })
+			return err
 		},
 	}
 	targetFlags(cmd, &target)

@@ -256,7 +256,7 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		}
 	}
 	// What this host knows of a link is welcome and not needed.
-	if links, err := hostLinks(q.target.Netns); err == nil && q.iface != "" {
+	if links, err := loader.HostLinks(q.target.Netns); err == nil && q.iface != "" {
 		t.Link = named(q.iface, links)
 	}
 	return t, nil

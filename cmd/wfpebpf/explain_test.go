@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/wfpebpf/wfpebpf/explain"
+	"github.com/wfpebpf/wfpebpf/loader"
 )
 
 func TestExplainALayer(t *testing.T) {
@@ -76,10 +77,10 @@ func TestSplitFilesFromValues(t *testing.T) {
 
 func TestLinkOfTraffic(t *testing.T) {
 	addr := netip.MustParseAddr
-	links := []hostLink{
-		{explain.Link{Name: "lo", Index: 1, Type: ifTypeLoopback}, []netip.Addr{addr("127.0.0.1")}},
-		{explain.Link{Name: "eth0", Index: 2, Type: ifTypeEthernet}, []netip.Addr{addr("192.0.2.1")}},
-		{explain.Link{Name: "eth1", Index: 3, Type: ifTypeEthernet}, []netip.Addr{addr("198.51.100.1")}},
+	links := []loader.HostLink{
+		{Name: "lo", Index: 1, Addresses: []netip.Addr{addr("127.0.0.1")}},
+		{Name: "eth0", Index: 2, Addresses: []netip.Addr{addr("192.0.2.1")}},
+		{Name: "eth1", Index: 3, Addresses: []netip.Addr{addr("198.51.100.1")}},
 	}
 	for _, tc := range []struct {
 		name  string

@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // writeJSON writes one value, readable for people, too.
@@ -33,6 +34,26 @@ func writeTable(w io.Writer, header string, rows [][]any) error {
 		fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
 	}
 	return t.Flush()
+}
+
+// slowly tells a person that work goes on, once it takes long enough to wonder.
+// The caller ends it; then nothing is written any more.
+func slowly(w io.Writer, what string) (done func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		start, wait := time.Now(), time.Second
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(wait):
+				fmt.Fprintf(w, "%s (%s)\n", what, time.Since(start).Round(time.Second))
+				wait = 5 * time.Second
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
 }
 
 // clip keeps a cell from taking the whole screen.

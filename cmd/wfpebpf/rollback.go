@@ -2,7 +2,9 @@
 
 // This file is apply --confirm: the wait, and the process that takes the policy
 // back. That process has a session of its own, so that neither the death of
-// apply nor of its terminal, which a bad policy may bring about, cancels it.
+// apply nor of its terminal, which a bad policy may bring about, cancels it. It
+// runs before the commit is made: at no moment is a policy in force that waits
+// for its confirmation and that nobody would take back.
 
 package main
 
@@ -13,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -34,6 +37,10 @@ const rollbackPatience = 10 * time.Minute
 // exitTakenBack is how the process says that it took the policy back.
 const exitTakenBack = 3
 
+// parentFile is the descriptor by which the process knows that apply has not
+// come to the end of its commit: apply holds the other end of the pipe.
+const parentFile = 3
+
 // rollbackCommand is the process that takes a policy back. It is no part of the
 // command line.
 func rollbackCommand() *cobra.Command {
@@ -43,13 +50,26 @@ func rollbackCommand() *cobra.Command {
 		Use:    "rollback-after DURATION",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			after, err := time.ParseDuration(args[0])
 			if err != nil {
 				return usageError{err}
 			}
-			find := func() (unconfirmed, error) { return loader.Find(exactly(target)) }
-			takenBack, err := rollbackAfter(find, generation, after, rollbackPatience)
+			parent := os.NewFile(parentFile, "apply")
+			if parent == nil {
+				return usagef("apply starts this command")
+			}
+			r := rollback{
+				find:       func() (unconfirmed, error) { return loader.Find(exactly(target)) },
+				committing: make(chan struct{}), first: generation, after: after, patience: rollbackPatience,
+			}
+			go func() {
+				// Nothing is ever written: this ends when apply lets go.
+				_, _ = io.Copy(io.Discard, parent)
+				close(r.committing)
+			}()
+			fmt.Fprintln(cmd.OutOrStdout(), rollbackReady)
+			takenBack, err := r.run()
 			if takenBack {
 				os.Exit(exitTakenBack)
 			}
@@ -57,9 +77,12 @@ func rollbackCommand() *cobra.Command {
 		},
 	}
 	targetFlags(cmd, &target)
-	cmd.Flags().Uint64Var(&generation, "generation", 0, "the commit to take back")
+	cmd.Flags().Uint64Var(&generation, "generation", 0, "the commit to take back, or one that came in its place")
 	return cmd
 }
+
+// rollbackReady is what the process says once it watches.
+const rollbackReady = "ready"
 
 // exactly names the parts of a target that apply was not given: for Find an
 // empty name is any instance, for apply it is the caller's own namespace and the
@@ -77,106 +100,206 @@ func exactly(t loader.Target) loader.Target {
 // unconfirmed is the part of loader.Engine that the process needs.
 type unconfirmed interface {
 	Unconfirmed() bool
-	State() (loader.State, error)
+	Generation() (uint64, error)
 	Rollback() error
 	Close() error
 }
 
-// rollbackAfter waits, and takes the commit back unless it is confirmed or
-// replaced meanwhile. What keeps it from looking is no reason to leave the
-// policy in force: it tries again.
-func rollbackAfter(find func() (unconfirmed, error), generation uint64, after, patience time.Duration) (takenBack bool, err error) {
-	deadline := time.Now().Add(after)
+// rollback takes one commit back.
+type rollback struct {
+	find       func() (unconfirmed, error)
+	committing chan struct{} // closed once apply has committed, failed or died
+	first      uint64        // the generation that the commit will have, or a later one where another process was faster
+	after      time.Duration
+	patience   time.Duration
+}
+
+// run waits until the commit is in force and then for its time, and takes it
+// back unless it is confirmed or replaced meanwhile. What keeps it from looking
+// is no reason to leave the policy in force: it tries again.
+func (r *rollback) run() (takenBack bool, err error) {
+	var (
+		ours     uint64 // 0: the commit is not in force yet
+		deadline time.Time
+		giveUp   time.Time // while looking fails
+	)
 	for {
-		due := !time.Now().Before(deadline)
-		over, err := rollbackIf(find, generation, due)
+		// Asked before the look: what apply did before it let go must be seen.
+		over := isClosed(r.committing)
+		look, err := r.look(ours, !deadline.IsZero() && !time.Now().Before(deadline))
 		switch {
-		case over:
-			return true, nil
-		case errors.Is(err, errNotWaiting):
-			return false, nil
-		case time.Since(deadline) > patience:
+		case err != nil && giveUp.IsZero():
+			giveUp = time.Now().Add(r.patience)
+			if !deadline.IsZero() {
+				giveUp = deadline.Add(r.patience)
+			}
+		case err != nil && time.Now().After(giveUp):
 			return false, err
+		case err != nil:
+		case look.takenBack:
+			return true, nil
+		case look.generation >= r.first && look.waits && look.generation != ours && (!over || ours == 0):
+			ours, deadline, giveUp = look.generation, time.Now().Add(r.after), time.Time{}
+		case over && (!look.waits || look.generation != ours):
+			return false, nil // confirmed, replaced, removed, or never made
+		default:
+			giveUp = time.Time{}
 		}
-		time.Sleep(pollInterval)
+		r.pause(over, deadline)
 	}
 }
 
-// errNotWaiting: the commit was confirmed, replaced or removed.
-var errNotWaiting = errors.New("the commit does not wait to be confirmed")
+// pause waits for the next look, which is due at once when apply lets go.
+func (r *rollback) pause(over bool, deadline time.Time) {
+	wait := pollInterval
+	if left := time.Until(deadline); left > 0 {
+		wait = min(wait, left)
+	}
+	if over {
+		time.Sleep(wait)
+		return
+	}
+	select {
+	case <-r.committing:
+	case <-time.After(wait):
+	}
+}
 
-// rollbackIf looks once, and takes the commit back if it is due. done says that
-// it did.
-func rollbackIf(find func() (unconfirmed, error), generation uint64, due bool) (done bool, err error) {
-	e, err := find()
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// look is what is in force at one moment.
+type look struct {
+	generation uint64
+	waits      bool // for its confirmation
+	takenBack  bool
+}
+
+// look looks once and, if it is due, takes our commit back.
+func (r *rollback) look(ours uint64, due bool) (look, error) {
+	e, err := r.find()
 	if errors.Is(err, loader.ErrNotApplied) {
-		return false, errNotWaiting
+		return look{}, nil
 	}
 	if err != nil {
-		return false, err
+		return look{}, err
 	}
 	defer e.Close()
-	if !e.Unconfirmed() {
-		return false, errNotWaiting
+	l := look{waits: e.Unconfirmed()}
+	if l.generation, err = e.Generation(); err != nil {
+		return look{}, err
 	}
-	if s, err := e.State(); err == nil && s.Generation != generation {
-		return false, errNotWaiting
+	if due && l.waits && l.generation == ours {
+		err = e.Rollback()
+		l.takenBack = err == nil
 	}
-	if !due {
-		return false, nil
-	}
-	if err := e.Rollback(); err != nil {
-		return false, err
-	}
-	return true, nil
+	return l, err
 }
 
-// await marks the commit as one to be confirmed, starts the process that takes
-// it back, and waits for what comes first: Enter, a confirm from elsewhere, or
-// the end of the time. It lets the engine go before it waits.
-func (a *application) await(cmd *cobra.Command, engine *loader.Engine, release func()) error {
-	undo := func(err error) error {
-		return errors.Join(err, engine.Rollback())
-	}
-	if err := engine.SetUnconfirmed(); err != nil {
-		return undo(err)
-	}
-	state, err := engine.State()
+// guard is the process, seen from apply.
+type guard struct {
+	parent *os.File // closing it says that the commit is over
+	ended  chan error
+}
+
+// commitGuarded makes a commit that waits to be confirmed, with a process that
+// takes it back from the first moment on.
+func (a *application) commitGuarded(engine *loader.Engine, commit func() error) (*guard, uint64, error) {
+	before, err := engine.Generation()
 	if err != nil {
-		return undo(err)
+		return nil, 0, err
 	}
-	child, err := startRollback(a.options.Target, state.Generation, a.confirm)
+	g, err := startRollback(a.options.Target, before+1, a.confirm)
 	if err != nil {
-		return undo(err)
+		return nil, 0, fmt.Errorf("starting the process that takes the policy back: %w; nothing is changed", err)
 	}
-	release()
-	ended := make(chan error, 1)
-	go func() { ended <- child.Wait() }()
+	defer g.parent.Close()
+	if err := commit(); err != nil {
+		// An error may come after the instant of the commit, too.
+		if now, _ := engine.Generation(); now > before && engine.Unconfirmed() {
+			err = errors.Join(err, engine.Rollback())
+		}
+		return nil, 0, err
+	}
+	generation, err := engine.Generation()
+	return g, generation, err
+}
+
+// await waits for what comes first: Enter, a confirm from elsewhere, Ctrl-C, or
+// the end of the time.
+func (a *application) await(cmd *cobra.Command, g *guard, generation uint64) error {
 	progress := cmd.ErrOrStderr()
 	interactive := isTerminal(cmd.InOrStdin())
-	how := "wfpebpf confirm"
+	how := "wfpebpf confirm" + a.targetArgs()
 	if interactive {
-		how = "Enter or " + how
+		how = "Enter, or " + how
 		go a.confirmByEnter(cmd.InOrStdin(), progress)
 	}
 	fmt.Fprintf(progress, "in force; taken back after %s unless kept by: %s\n", a.confirm, how)
+	// Only Ctrl-C: it is the wish of a person who sees this. Any other end of
+	// this process leaves the decision to the one that takes the policy back.
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt)
+	defer signal.Stop(interrupt)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	deadline := time.Now().Add(a.confirm)
 	for {
 		select {
-		case err := <-ended:
+		case err := <-g.ended:
 			if interactive {
 				fmt.Fprintln(progress)
 			}
 			return outcome(err, a.confirm, progress)
+		case <-interrupt:
+			if interactive {
+				fmt.Fprintln(progress)
+			}
+			return a.takeBack(generation)
 		case <-tick.C:
 			if left := time.Until(deadline).Round(time.Second); interactive && left >= 0 {
-				fmt.Fprintf(progress, "\r%s left ", left)
+				fmt.Fprintf(progress, "\r%4s left ", left)
 			}
 		}
 	}
 }
+
+// targetArgs are the flags by which another command finds this instance.
+func (a *application) targetArgs() string {
+	s := ""
+	if a.options.Netns != "" {
+		s += " --netns " + a.options.Netns
+	}
+	if a.options.Cgroup != "" {
+		s += " --cgroup " + a.options.Cgroup
+	}
+	return s
+}
+
+// takeBack takes the commit back at once.
+func (a *application) takeBack(generation uint64) error {
+	e, err := loader.Find(exactly(a.options.Target))
+	if err != nil {
+		return fmt.Errorf("interrupted, and the policy is not taken back yet: %w", err)
+	}
+	defer e.Close()
+	if now, err := e.Generation(); err != nil || now != generation || !e.Unconfirmed() {
+		return errors.Join(errors.New("interrupted; the policy does not wait any more"), err)
+	}
+	if err := e.Rollback(); err != nil {
+		return fmt.Errorf("interrupted, and the policy is not taken back yet: %w", err)
+	}
+	return errors.New("interrupted: " + restored)
+}
+
+// restored is how every report of a policy that was taken back ends.
+const restored = "the policy before is in force again"
 
 // outcome reads the end of the process that takes the policy back.
 func outcome(err error, after time.Duration, progress io.Writer) error {
@@ -186,7 +309,7 @@ func outcome(err error, after time.Duration, progress io.Writer) error {
 		fmt.Fprintln(progress, "kept")
 		return nil
 	case errors.As(err, &exit) && exit.ExitCode() == exitTakenBack:
-		return fmt.Errorf("not confirmed within %s: the policy before is in force again", after)
+		return fmt.Errorf("not confirmed within %s: %s", after, restored)
 	}
 	return fmt.Errorf("the process that takes the policy back failed (%w): the policy stays in force, unconfirmed", err)
 }
@@ -206,20 +329,44 @@ func (a *application) confirmByEnter(in io.Reader, progress io.Writer) {
 	}
 }
 
-// startRollback starts the process. It holds nothing of the terminal, of the
-// working directory or of the environment.
-func startRollback(t loader.Target, generation uint64, after time.Duration) (*exec.Cmd, error) {
+// startRollback starts the process and waits until it watches. It holds nothing
+// of the terminal, of the working directory or of the environment.
+func startRollback(t loader.Target, generation uint64, after time.Duration) (*guard, error) {
 	args, err := rollbackArgs(t, generation, after)
 	if err != nil {
 		return nil, err
 	}
+	lives, parent, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer lives.Close()
 	// The name under /proc is this very program, even if its file was replaced.
 	child := exec.Command("/proc/self/exe", args...)
 	child.Args[0] = "wfpebpf"
 	child.Env = []string{}
 	child.Dir = "/"
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return child, child.Start()
+	child.ExtraFiles = []*os.File{lives} // parentFile
+	says, err := child.StdoutPipe()
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
+		parent.Close()
+		return nil, err
+	}
+	g := &guard{parent: parent, ended: make(chan error, 1)}
+	line, err := bufio.NewReader(says).ReadString('\n')
+	if err == nil && strings.TrimSpace(line) != rollbackReady {
+		err = fmt.Errorf("it says %q", line)
+	}
+	if err != nil {
+		parent.Close()
+		return nil, errors.Join(err, child.Wait())
+	}
+	go func() { g.ended <- child.Wait() }()
+	return g, nil
 }
 
 func rollbackArgs(t loader.Target, generation uint64, after time.Duration) ([]string, error) {

@@ -23,11 +23,9 @@ type fakeCommit struct {
 	looks, takenBack, open int
 }
 
-func (f *fakeCommit) Unconfirmed() bool { f.looks++; return f.waits == nil || f.waits(f.looks) }
-func (f *fakeCommit) State() (loader.State, error) {
-	return loader.State{Generation: f.generation}, nil
-}
-func (f *fakeCommit) Close() error { f.open--; return nil }
+func (f *fakeCommit) Unconfirmed() bool           { f.looks++; return f.waits == nil || f.waits(f.looks) }
+func (f *fakeCommit) Generation() (uint64, error) { return f.generation, nil }
+func (f *fakeCommit) Close() error                { f.open--; return nil }
 func (f *fakeCommit) Rollback() error {
 	if f.failures > 0 {
 		f.failures--
@@ -37,7 +35,14 @@ func (f *fakeCommit) Rollback() error {
 	return nil
 }
 
-func TestRollbackAfter(t *testing.T) {
+// over is the state of a pipe whose other end is closed.
+func over() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+func TestRollback(t *testing.T) {
 	const generation = 5
 	for _, tc := range []struct {
 		name      string
@@ -47,20 +52,22 @@ func TestRollbackAfter(t *testing.T) {
 		{"nobody confirms", fakeCommit{generation: generation}, true},
 		{"confirmed at once", fakeCommit{generation: generation, waits: func(int) bool { return false }}, false},
 		{"confirmed later", fakeCommit{generation: generation, waits: func(look int) bool { return look < 2 }}, false},
-		{"another commit waits", fakeCommit{generation: generation + 1}, false},
+		{"another process was faster", fakeCommit{generation: generation + 1}, true},
+		{"the commit was never made", fakeCommit{generation: generation - 1}, false},
 		{"busy at first", fakeCommit{generation: generation, failures: 2}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := &tc.commit
 			opened := 0
-			open := func() (unconfirmed, error) {
+			find := func() (unconfirmed, error) {
 				if opened++; opened == 1 {
 					return nil, loader.ErrBusy
 				}
 				f.open++
 				return f, nil
 			}
-			back, err := rollbackAfter(open, generation, 2*pollInterval, time.Minute)
+			r := rollback{find: find, committing: over(), first: generation, after: 2 * pollInterval, patience: time.Minute}
+			back, err := r.run()
 			if err != nil || back != tc.takenBack || (f.takenBack == 1) != tc.takenBack || f.takenBack > 1 {
 				t.Errorf("taken back %t (%d times), error %v; want %t", back, f.takenBack, err, tc.takenBack)
 			}
@@ -71,17 +78,40 @@ func TestRollbackAfter(t *testing.T) {
 	}
 }
 
+// While apply is about to commit there is nothing to take back, and no time runs.
+func TestRollbackWaitsForTheCommit(t *testing.T) {
+	const after = pollInterval
+	f := &fakeCommit{generation: 4}
+	committing := make(chan struct{})
+	r := rollback{find: func() (unconfirmed, error) { return f, nil }, committing: committing, first: 5, after: after, patience: time.Minute}
+	var inForce time.Time
+	f.waits = func(look int) bool {
+		if look == 4 {
+			f.generation, inForce = 5, time.Now()
+			close(committing)
+		}
+		return look >= 4
+	}
+	back, err := r.run()
+	if !back || err != nil {
+		t.Fatalf("taken back %t, error %v", back, err)
+	}
+	if counted := time.Since(inForce); counted < after {
+		t.Errorf("taken back after %s in force, want %s", counted, after)
+	}
+}
+
 func TestARemovedCommitIsNotTakenBack(t *testing.T) {
-	back, err := rollbackAfter(func() (unconfirmed, error) { return nil, loader.ErrNotApplied }, 1, 0, time.Minute)
-	if back || err != nil {
+	r := rollback{find: func() (unconfirmed, error) { return nil, loader.ErrNotApplied }, committing: over(), first: 1, patience: time.Minute}
+	if back, err := r.run(); back || err != nil {
 		t.Errorf("taken back %t, error %v", back, err)
 	}
 }
 
 func TestRollbackGivesUp(t *testing.T) {
 	failed := errors.New("gone")
-	back, err := rollbackAfter(func() (unconfirmed, error) { return nil, failed }, 1, 0, 0)
-	if back || !errors.Is(err, failed) {
+	r := rollback{find: func() (unconfirmed, error) { return nil, failed }, committing: over(), first: 1}
+	if back, err := r.run(); back || !errors.Is(err, failed) {
 		t.Errorf("taken back %t, error %v", back, err)
 	}
 }

@@ -29,9 +29,6 @@ watches every instance. It tells systemd when it is ready (Type=notify).`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := loader.CheckCapabilities(); err != nil {
-				return err
-			}
 			var mu sync.Mutex
 			report := func(line string) {
 				mu.Lock()
@@ -47,25 +44,14 @@ watches every instance. It tells systemd when it is ready (Type=notify).`,
 
 // watch watches all instances that are meant until the first fails.
 func watch(ctx context.Context, target loader.Target, report func(string)) error {
-	var engines []*loader.Engine
+	engines, err := engines(target)
 	defer func() {
 		for _, e := range engines {
 			e.Close()
 		}
 	}()
-	targets := []loader.Target{target}
-	if target == (loader.Target{}) {
-		var err error
-		if targets, err = loader.Instances(); err != nil {
-			return err
-		}
-	}
-	for _, t := range targets {
-		e, err := loader.Find(t)
-		if err != nil {
-			return err
-		}
-		engines = append(engines, e)
+	if err != nil {
+		return err
 	}
 	if len(engines) == 0 {
 		return loader.ErrNotApplied
