@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package random makes policies and traffic for differential tests: filters
-// over every field that a layer fills, with every match type that the field
-// admits, and field values that lie on and beside the borders of their
+// over every field that a layer fills, with every form of condition that the
+// field admits, and field values that lie on and beside the borders of their
 // conditions. The same seed gives the same policy and the same traffic.
 package random
 
@@ -10,32 +10,51 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
 )
 
-// Identities that random policies name.
+// Identities that random policies name. Service gamma runs inside alpha's
+// unit, so that its processes hold both identifiers.
 var (
 	Apps     = []string{"/opt/a/bin/alpha", "/opt/b/bin/beta", "/usr/bin/gamma", "System"}
 	UIDs     = []uint32{0, 1000, 1001}
 	GIDs     = []uint32{0, 100}
-	Services = map[filter.SID]string{filter.ServiceSID("alpha"): "/alpha.slice", filter.ServiceSID("beta"): "/beta.slice"}
+	Services = map[filter.SID]string{
+		filter.ServiceSID("alpha"): "/alpha.slice", filter.ServiceSID("beta"): "/beta.slice",
+		filter.ServiceSID("gamma"): "/alpha.slice/gamma.service",
+	}
 	Packages = map[filter.SID]string{filter.PackageSID("vendor.app_1"): "/app1.scope"}
 )
 
-// Generator makes the policy and the traffic of one seed.
+// Use is a place where a condition can stand: a field of a layer, and the form
+// of the condition.
+type Use struct {
+	Layer layermap.LayerID
+	Field string
+	Form  string
+}
+
+// Generator makes the policies and the traffic of one seed.
 type Generator struct {
-	r     *rand.Rand
-	pools map[string][]filter.Value // values that conditions and traffic share
-	// Used counts what the conditions made so far test: field and match type.
-	Used map[string]int
+	r       *rand.Rand
+	pools   map[string][]filter.Value             // values that conditions and traffic share
+	masks   map[string][]uint64                   // operands of FLAGS_*, few a field
+	pending map[layermap.LayerID][]Use            // uses that have not had their turn
+	filters map[layermap.LayerID][]*filter.Filter // of the last policy: traffic aims at them
+	// Used counts the conditions made so far.
+	Used map[Use]int
 }
 
 // New returns the generator of a seed.
 func New(seed uint64) *Generator {
-	return &Generator{r: rand.New(rand.NewPCG(seed, 0x57f9)), pools: map[string][]filter.Value{}, Used: map[string]int{}}
+	return &Generator{
+		r: rand.New(rand.NewPCG(seed, 0x57f9)), pools: map[string][]filter.Value{}, masks: map[string][]uint64{},
+		pending: map[layermap.LayerID][]Use{}, Used: map[Use]int{},
+	}
 }
 
 // Size of a random layer.
@@ -43,19 +62,35 @@ type Size struct{ SubLayers, Filters int }
 
 // Policy makes a policy with filters at the layers.
 func (g *Generator) Policy(size Size, layers ...layermap.LayerID) *policy.Policy {
+	filters := map[layermap.LayerID]int{}
+	for _, id := range layers {
+		filters[id] = size.Filters
+	}
+	return g.PolicyOf(size.SubLayers, filters)
+}
+
+// PolicyOf makes a policy with so many filters at each layer.
+func (g *Generator) PolicyOf(subLayers int, filters map[layermap.LayerID]int) *policy.Policy {
 	s := filter.NewStore()
-	var keys []filter.GUID
-	for i := range size.SubLayers {
+	keys := []filter.GUID{{}} // FWPM_SUBLAYER_UNIVERSAL
+	for i := 1; i < subLayers; i++ {
 		key := filter.DeriveKey("sublayer", fmt.Sprint("random", i))
 		keys = append(keys, key)
-		must(s.AddSubLayer(filter.SubLayer{Key: key, Name: fmt.Sprint("random ", i), Weight: uint16(100 + 7*g.r.IntN(9000))}))
+		// some weights are equal: the keys then decide
+		must(s.AddSubLayer(filter.SubLayer{Key: key, Name: fmt.Sprint("random ", i), Weight: uint16(100 + 700*g.r.IntN(90))}))
 	}
-	for _, id := range layers {
-		l := layermap.ByID(id)
-		for i := range size.Filters {
-			f := g.filter(l, keys[i%len(keys)])
+	g.filters = map[layermap.LayerID][]*filter.Filter{}
+	for _, l := range layermap.Layers() {
+		if filters[l.ID] == 0 {
+			continue
+		}
+		callout := filter.DeriveKey("callout", l.Name)
+		must(s.AddCallout(filter.Callout{Key: callout, Name: "not registered, " + l.Name, Layer: l.ID}))
+		for i := range filters[l.ID] {
+			f := g.filter(&l, keys[i%len(keys)], callout)
 			f.Name = fmt.Sprintf("%s %d", l.Name, i)
 			must(s.AddFilter(f))
+			g.filters[l.ID] = append(g.filters[l.ID], f)
 		}
 	}
 	return &policy.Policy{Store: s, Services: Services, Packages: Packages}
@@ -67,7 +102,11 @@ func must(err error) {
 	}
 }
 
-func (g *Generator) filter(l *layermap.Layer, sub filter.GUID) *filter.Filter {
+func (g *Generator) one(n int) bool { return g.r.IntN(n) == 0 }
+
+func pick[T any](g *Generator, of []T) T { return of[g.r.IntN(len(of))] }
+
+func (g *Generator) filter(l *layermap.Layer, sub, callout filter.GUID) *filter.Filter {
 	f := &filter.Filter{Layer: l.ID, SubLayer: sub, Action: filter.ActionPermit}
 	switch g.r.IntN(4) {
 	case 0:
@@ -75,99 +114,212 @@ func (g *Generator) filter(l *layermap.Layer, sub filter.GUID) *filter.Filter {
 	case 1:
 		f.Weight = filter.U8(uint8(g.r.IntN(16)))
 	}
-	if g.r.IntN(2) == 0 {
-		f.Action = filter.ActionBlock
-	}
-	if g.r.IntN(4) == 0 {
+	if g.one(4) {
 		f.Flags |= filter.FlagClearActionRight
 	}
-	n := 1 + g.r.IntN(3)
-	for range n {
-		field := l.Fields[g.r.IntN(len(l.Fields))]
-		src := l.Source(field.Key)
-		if src.Kind == layermap.Refused || src.Kind != layermap.Filled && g.r.IntN(8) != 0 {
+	switch g.r.IntN(24) {
+	case 0, 1, 2, 3, 4, 5, 6, 7:
+		f.Action = filter.ActionBlock
+	case 8:
+		f.Action, f.Callout = filter.ActionCalloutInspection, callout
+	case 9:
+		f.Action, f.Callout = pick(g, []filter.Action{filter.ActionCalloutTerminating, filter.ActionCalloutUnknown}), callout
+		if g.one(2) {
+			f.Flags |= filter.FlagPermitIfCalloutUnregistered
+		}
+	}
+	if g.one(50) {
+		// what stands at the end of most sublayers: for everything else
+		f.Weight = filter.U8(0)
+		return f
+	}
+	first := g.next(l)
+	g.ask(l, f, first.Field, first.Form)
+	for range g.r.IntN(3) {
+		field := pick(g, l.Fields)
+		kind := l.Source(field.Key).Kind
+		if kind == layermap.Refused || kind != layermap.Filled && !g.one(8) {
 			continue
 		}
-		for range 1 + g.r.IntN(3)*g.r.IntN(2) {
-			c := g.condition(l, field)
-			g.Used[l.Name+" "+field.Key+" "+c.Match.String()]++
-			f.Conditions = append(f.Conditions, c)
-		}
+		g.ask(l, f, field.Key, g.form(field))
 	}
 	return f
 }
 
-// Matches is the match types that a condition on a field can have here.
-func Matches(f layermap.Field) []filter.MatchType {
-	ordered := []filter.MatchType{filter.MatchEqual, filter.MatchNotEqual, filter.MatchGreater, filter.MatchLess,
-		filter.MatchGreaterOrEqual, filter.MatchLessOrEqual, filter.MatchRange}
-	switch f.DataType {
-	case layermap.Uint8, layermap.Uint16, layermap.Uint32, layermap.Uint64:
-		return append(ordered, filter.MatchFlagsAllSet, filter.MatchFlagsAnySet, filter.MatchFlagsNoneSet)
-	case layermap.ByteArray16:
-		return ordered
-	case layermap.SIDType, layermap.ByteBlob:
-		return []filter.MatchType{filter.MatchEqual, filter.MatchNotEqual}
+// next is the use whose turn it is: each gets one before any gets another.
+func (g *Generator) next(l *layermap.Layer) Use {
+	if len(g.pending[l.ID]) == 0 {
+		uses := Uses(l)
+		g.r.Shuffle(len(uses), func(i, j int) { uses[i], uses[j] = uses[j], uses[i] })
+		g.pending[l.ID] = uses
 	}
-	return []filter.MatchType{filter.MatchEqual}
+	u := g.pending[l.ID][0]
+	g.pending[l.ID] = g.pending[l.ID][1:]
+	return u
 }
 
-func (g *Generator) condition(l *layermap.Layer, f layermap.Field) filter.Condition {
-	c := filter.Condition{Field: f.Key}
-	ms := Matches(f)
-	c.Match = ms[g.r.IntN(len(ms))]
-	if isFlags(c.Match) {
-		c.Value = filter.Value{Type: f.DataType, Num: g.flags(f)}
-		return c
+// ask adds a condition, and with it sometimes others on the same field, which
+// are OR'ed.
+func (g *Generator) ask(l *layermap.Layer, f *filter.Filter, key, form string) {
+	field := l.Fields[l.FieldIndex(key)]
+	for range 1 + g.r.IntN(5)*g.r.IntN(2) {
+		c := g.condition(l, field, form)
+		g.Used[Use{l.ID, key, form}]++
+		f.Conditions = append(f.Conditions, c)
+		form = g.form(field)
 	}
-	if c.Match == filter.MatchEqual && g.r.IntN(12) == 0 {
-		return c // EQUAL EMPTY
+}
+
+// Forms of conditions besides a match type with a value of the field's type.
+const (
+	formEmpty        = "EQUAL EMPTY"
+	formMask         = "EQUAL mask"
+	formNotMask      = "NOT_EQUAL mask"
+	formGrants       = "EQUAL access list"
+	formEqual        = "EQUAL"
+	formNotEqual     = "NOT_EQUAL"
+	formRange        = "RANGE"
+	formFlagsAllSet  = "FLAGS_ALL_SET"
+	formFlagsAnySet  = "FLAGS_ANY_SET"
+	formFlagsNoneSet = "FLAGS_NONE_SET"
+)
+
+var matches = map[string]filter.MatchType{
+	formEmpty: filter.MatchEqual, formMask: filter.MatchEqual, formNotMask: filter.MatchNotEqual,
+	formGrants: filter.MatchEqual, formEqual: filter.MatchEqual, formNotEqual: filter.MatchNotEqual,
+	"GREATER": filter.MatchGreater, "LESS": filter.MatchLess,
+	"GREATER_OR_EQUAL": filter.MatchGreaterOrEqual, "LESS_OR_EQUAL": filter.MatchLessOrEqual,
+	formRange:       filter.MatchRange,
+	formFlagsAllSet: filter.MatchFlagsAllSet, formFlagsAnySet: filter.MatchFlagsAnySet, formFlagsNoneSet: filter.MatchFlagsNoneSet,
+}
+
+// Forms is the forms of condition that a field admits and that can be enforced
+// here: all that validation admits, less orders and prefixes of names.
+func Forms(f layermap.Field) []string {
+	ordered := []string{formEqual, formNotEqual, "GREATER", "LESS", "GREATER_OR_EQUAL", "LESS_OR_EQUAL", formRange}
+	var forms []string
+	switch f.DataType {
+	case layermap.Uint8, layermap.Uint16, layermap.Uint32, layermap.Uint64:
+		forms = append(ordered, formFlagsAllSet, formFlagsAnySet, formFlagsNoneSet)
+	case layermap.ByteArray16:
+		forms = ordered
+	case layermap.SIDType, layermap.ByteBlob:
+		forms = []string{formEqual, formNotEqual}
+	case layermap.TokenAccessInformation, layermap.TokenInformation:
+		forms = []string{formGrants}
+	default:
+		forms = []string{formEqual}
 	}
-	v := g.value(l, f)
-	if f.DataType == layermap.TokenAccessInformation || f.DataType == layermap.TokenInformation {
+	if f.Type == layermap.IPAddress {
+		forms = append(forms, formMask, formNotMask)
+	}
+	return append(forms, formEmpty)
+}
+
+// Uses is every use at a layer: the fields that the kernel fills, in every form.
+func Uses(l *layermap.Layer) []Use {
+	var uses []Use
+	for _, f := range l.Fields {
+		if l.Source(f.Key).Kind != layermap.Filled {
+			continue
+		}
+		for _, form := range Forms(f) {
+			uses = append(uses, Use{l.ID, f.Key, form})
+		}
+	}
+	return uses
+}
+
+// FormOf names the form of a condition on a field.
+func FormOf(c filter.Condition) string {
+	if c.Value.IsEmpty() {
+		return formEmpty
+	}
+	not := c.Match == filter.MatchNotEqual
+	switch c.Value.Type {
+	case layermap.V4AddrMask, layermap.V6AddrMask:
+		if not {
+			return formNotMask
+		}
+		return formMask
+	case layermap.SecurityDescriptorType:
+		return formGrants
+	}
+	for form, m := range matches {
+		if m == c.Match && form != formEmpty && form != formMask && form != formNotMask && form != formGrants {
+			return form
+		}
+	}
+	return c.Match.String()
+}
+
+// form draws one; no value is asked for more rarely than any one value.
+func (g *Generator) form(f layermap.Field) string {
+	forms := Forms(f)
+	if !g.one(12) {
+		forms = forms[:len(forms)-1]
+	}
+	return pick(g, forms)
+}
+
+func (g *Generator) condition(l *layermap.Layer, f layermap.Field, form string) filter.Condition {
+	c := filter.Condition{Field: f.Key, Match: matches[form]}
+	switch form {
+	case formEmpty:
+	case formFlagsAllSet, formFlagsAnySet, formFlagsNoneSet:
+		c.Value = filter.Value{Type: f.DataType, Num: g.flags(l, f)}
+	case formGrants:
 		c.Value = filter.SDValue(g.descriptor())
-		return c
-	}
-	equality := c.Match == filter.MatchEqual || c.Match == filter.MatchNotEqual
-	if f.Type == layermap.IPAddress && equality && g.r.IntN(2) == 0 {
-		c.Value = g.mask(v)
-		return c
-	}
-	c.Value = v
-	if c.Match == filter.MatchRange {
-		w := g.value(l, f)
+	case formMask, formNotMask:
+		c.Value = g.mask(g.value(l, f))
+	case formRange:
+		v, w := g.value(l, f), g.value(l, f)
 		if order, _ := filter.Compare(v, w); order > 0 {
 			v, w = w, v
 		}
 		c.Value = filter.RangeOf(v, w)
+	default:
+		c.Value = g.value(l, f)
 	}
 	return c
-}
-
-func isFlags(m filter.MatchType) bool {
-	return m == filter.MatchFlagsAllSet || m == filter.MatchFlagsAnySet || m == filter.MatchFlagsNoneSet
 }
 
 // flagBits are the FWP_CONDITION_FLAG_* bits that policies test.
 var flagBits = []uint64{0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x400000, 0x800000}
 
-// flags draws a mask: some of a few bits, as policies have it.
-func (g *Generator) flags(f layermap.Field) uint64 {
+// flags draws the operand of a FLAGS_* condition: one of a few masks, as
+// policies have it.
+func (g *Generator) flags(l *layermap.Layer, f layermap.Field) uint64 {
+	id := fmt.Sprint(l.Family, f.Key)
+	if g.masks[id] == nil {
+		for range 6 {
+			g.masks[id] = append(g.masks[id], g.bits(f))
+		}
+	}
+	return pick(g, g.masks[id])
+}
+
+// bits draws some bits of a field.
+func (g *Generator) bits(f layermap.Field) uint64 {
+	width := bits(f.DataType)
 	var m uint64
 	for range 1 + g.r.IntN(3) {
-		b := flagBits[g.r.IntN(len(flagBits))]
-		if f.Type != layermap.FlagsField {
-			b = 1 << g.r.UintN(min(4, bits(f.DataType)))
+		switch {
+		case f.Type == layermap.FlagsField:
+			m |= pick(g, flagBits)
+		case g.one(4):
+			m |= 1 << (width - 1)
+		default:
+			m |= 1 << g.r.UintN(4)
 		}
-		m |= b
 	}
-	return m & (1<<(bits(f.DataType)-1)<<1 - 1)
+	return m & (1<<(width-1)<<1 - 1)
 }
 
 func (g *Generator) mask(v filter.Value) filter.Value {
 	if v.Type == layermap.Uint32 {
-		if g.r.IntN(4) == 0 {
-			return filter.V4AddrAndMask(uint32(v.Num), 0xff00ff00)
+		if g.one(4) {
+			return filter.V4AddrAndMask(uint32(v.Num), pick(g, []uint32{0xff00ff00, 0x00ffffff, 0xfffe0001}))
 		}
 		a := netip.AddrFrom4([4]byte{byte(v.Num >> 24), byte(v.Num >> 16), byte(v.Num >> 8), byte(v.Num)})
 		return filter.V4Mask(netip.PrefixFrom(a, g.r.IntN(33)))
@@ -183,51 +335,70 @@ func (g *Generator) descriptor() *filter.SecurityDescriptor {
 	for _, u := range GIDs {
 		sids = append(sids, filter.UnixGroup(u))
 	}
-	sids = append(sids, filter.ServiceSID("alpha"), filter.ServiceSID("beta"), filter.SIDEveryone, filter.ServiceSID("unmapped"))
+	sids = append(sids, filter.ServiceSID("alpha"), filter.ServiceSID("beta"), filter.ServiceSID("gamma"),
+		filter.SIDEveryone, filter.ServiceSID("unmapped"))
 	sd := &filter.SecurityDescriptor{}
 	for range 1 + g.r.IntN(3) {
-		sd.Entries = append(sd.Entries, filter.ACE{Allow: g.r.IntN(4) != 0, Mask: 1, SID: sids[g.r.IntN(len(sids))]})
+		e := filter.ACE{Allow: !g.one(4), Mask: 1, SID: pick(g, sids)}
+		if g.one(8) {
+			e.Mask = 2 // another right: takes no part
+		}
+		sd.Entries = append(sd.Entries, e)
 	}
 	return sd
 }
 
+// packages are those that conditions name; the last has no place here.
+var packages = []filter.SID{filter.SIDNull, filter.PackageSID("vendor.app_1"), filter.PackageSID("vendor.app_2")}
+
 // value draws a value of a field: from a small pool, or beside one of it, so
 // that conditions and traffic meet.
 func (g *Generator) value(l *layermap.Layer, f layermap.Field) filter.Value {
+	switch f.Key {
+	case "ALE_APP_ID":
+		return filter.Blob([]byte(pick(g, Apps)))
+	case "ALE_PACKAGE_ID":
+		return filter.SIDValue(pick(g, packages))
+	}
 	id := fmt.Sprint(l.Family, f.Key)
-	if f.Key == "ALE_APP_ID" {
-		return filter.Blob([]byte(Apps[g.r.IntN(len(Apps))]))
-	}
-	if f.Key == "ALE_PACKAGE_ID" {
-		return filter.SIDValue([]filter.SID{filter.SIDNull, filter.PackageSID("vendor.app_1"), filter.PackageSID("vendor.app_2")}[g.r.IntN(3)])
-	}
-	pool := g.pools[id]
-	if pool == nil {
+	if g.pools[id] == nil {
+		pool := []filter.Value{g.extreme(f, 0), g.extreme(f, 0xff)}
 		for range 8 {
 			pool = append(pool, g.fresh(f))
 		}
 		g.pools[id] = pool
 	}
-	return g.beside(pool[g.r.IntN(len(pool))])
+	return g.beside(pick(g, g.pools[id]))
+}
+
+// extreme is the least or the greatest value of a field.
+func (g *Generator) extreme(f layermap.Field, fill byte) filter.Value {
+	v := g.fresh(f)
+	for i := range v.Bytes {
+		v.Bytes[i] = fill
+	}
+	if width := bits(f.DataType); width != 0 {
+		v.Num = 0
+		if fill != 0 {
+			v.Num = 1<<(width-1)<<1 - 1
+		}
+	}
+	return v
 }
 
 func (g *Generator) fresh(f layermap.Field) filter.Value {
 	v := filter.Value{Type: f.DataType}
 	if f.Type == layermap.FlagsField {
-		v.Num = g.flags(f)
+		v.Num = g.bits(f)
 		return v
 	}
 	switch f.DataType {
 	case layermap.Uint8, layermap.Uint16, layermap.Uint32, layermap.Uint64:
 		v.Num = g.r.Uint64() >> (64 - bits(f.DataType)) >> (g.r.IntN(4) * int(bits(f.DataType)) / 4)
 	case layermap.ByteArray16, layermap.ByteArray6:
-		n := 16
-		if f.DataType == layermap.ByteArray6 {
-			n = 6
-		}
-		v.Bytes = make([]byte, n)
+		v.Bytes = make([]byte, arrayLen(f.DataType))
 		v.Bytes[0], v.Bytes[1] = 0xfd, 0x77
-		for i := 2 + g.r.IntN(n-2); i < n; i++ {
+		for i := 2 + g.r.IntN(len(v.Bytes)-2); i < len(v.Bytes); i++ {
 			v.Bytes[i] = byte(g.r.Uint32())
 		}
 	case layermap.ByteBlob:
@@ -239,31 +410,74 @@ func (g *Generator) fresh(f layermap.Field) filter.Value {
 }
 
 func bits(t layermap.DataType) uint {
-	return map[layermap.DataType]uint{layermap.Uint8: 8, layermap.Uint16: 16, layermap.Uint32: 32, layermap.Uint64: 64}[t]
+	switch t {
+	case layermap.Uint8:
+		return 8
+	case layermap.Uint16:
+		return 16
+	case layermap.Uint32:
+		return 32
+	case layermap.Uint64:
+		return 64
+	}
+	return 0
+}
+
+func arrayLen(t layermap.DataType) int {
+	switch t {
+	case layermap.ByteArray16:
+		return 16
+	case layermap.ByteArray6:
+		return 6
+	}
+	return 0
 }
 
 // beside moves a value by one, or flips a bit, or leaves it.
 func (g *Generator) beside(v filter.Value) filter.Value {
-	if width := bits(v.Type); width != 0 {
-		switch g.r.IntN(8) {
-		case 0:
-			v.Num++
-		case 1:
-			v.Num--
-		case 2:
-			v.Num ^= 1 << g.r.UintN(width)
-		}
-		v.Num &= 1<<(width-1)<<1 - 1
-		return v
-	}
-	if len(v.Bytes) > 0 && g.r.IntN(3) == 0 {
-		v.Bytes = append([]byte(nil), v.Bytes...)
-		v.Bytes[g.r.IntN(len(v.Bytes))] ^= 1 << g.r.UintN(8)
+	switch g.r.IntN(8) {
+	case 0:
+		return step(v, 1)
+	case 1:
+		return step(v, -1)
+	case 2:
+		return g.flip(v)
 	}
 	return v
 }
 
-// Values draws the fields of one classification.
+// step is the next value, or the one before, the greatest being before the
+// least. What has no order stays.
+func step(v filter.Value, by int) filter.Value {
+	if width := bits(v.Type); width != 0 {
+		v.Num = (v.Num + uint64(by)) & (1<<(width-1)<<1 - 1)
+		return v
+	}
+	if arrayLen(v.Type) == 0 {
+		return v
+	}
+	v.Bytes = slices.Clone(v.Bytes)
+	for i := len(v.Bytes) - 1; i >= 0; i-- {
+		v.Bytes[i] += byte(by)
+		if by > 0 && v.Bytes[i] != 0 || by < 0 && v.Bytes[i] != 0xff {
+			break
+		}
+	}
+	return v
+}
+
+func (g *Generator) flip(v filter.Value) filter.Value {
+	if width := bits(v.Type); width != 0 {
+		v.Num ^= 1 << g.r.UintN(width)
+	} else if n := arrayLen(v.Type); n != 0 {
+		v.Bytes = slices.Clone(v.Bytes)
+		v.Bytes[g.r.IntN(n)] ^= 1 << g.r.UintN(8)
+	}
+	return v
+}
+
+// Values draws the fields of one classification. Most aim at a filter of the
+// last policy: they meet its conditions, where one can, or miss one narrowly.
 func (g *Generator) Values(l *layermap.Layer) filter.Values {
 	vs := make(filter.Values, len(l.Fields))
 	for i, f := range l.Fields {
@@ -271,27 +485,127 @@ func (g *Generator) Values(l *layermap.Layer) filter.Values {
 		switch {
 		case src.Kind == layermap.Constant:
 			vs[i] = filter.Value{Type: f.DataType, Num: src.Value}
-		case src.Kind != layermap.Filled || g.r.IntN(16) == 0 && f.Key != "ALE_USER_ID" && f.Key != "ALE_APP_ID" && f.Key != "ALE_PACKAGE_ID":
-		case f.Key == "ALE_USER_ID":
-			vs[i] = g.token()
-		case f.Key == "ALE_APP_ID" && g.r.IntN(4) == 0:
-			vs[i] = filter.Blob([]byte("/usr/bin/nobody-names-me"))
-		case f.Key == "ALE_PACKAGE_ID":
-			vs[i] = filter.SIDValue([]filter.SID{filter.SIDNull, filter.PackageSID("vendor.app_1")}[g.r.IntN(2)])
-		default:
-			vs[i] = g.value(l, f)
+		case src.Kind == layermap.Filled && !g.one(16):
+			vs[i] = g.traffic(l, f)
 		}
+	}
+	if fs := g.filters[l.ID]; len(fs) > 0 && !g.one(4) {
+		g.aim(l, pick(g, fs), vs)
 	}
 	return vs
 }
 
+// traffic draws a value that traffic here can have.
+func (g *Generator) traffic(l *layermap.Layer, f layermap.Field) filter.Value {
+	switch {
+	case f.Key == "ALE_USER_ID":
+		return g.token()
+	case f.Key == "ALE_APP_ID" && g.one(4):
+		return filter.Blob([]byte("/usr/bin/nobody-names-me"))
+	case f.Key == "ALE_PACKAGE_ID":
+		return filter.SIDValue(pick(g, packages[:2]))
+	}
+	return g.value(l, f)
+}
+
 func (g *Generator) token() filter.Value {
-	sids := []filter.SID{filter.UnixUser([]uint32{0, 1000, 1001, 1002}[g.r.IntN(4)]), filter.UnixGroup([]uint32{0, 100, 101}[g.r.IntN(3)])}
-	switch g.r.IntN(3) {
+	sids := []filter.SID{filter.UnixUser(pick(g, []uint32{0, 1000, 1001, 1002})), filter.UnixGroup(pick(g, []uint32{0, 100, 101}))}
+	switch g.r.IntN(4) {
 	case 0:
 		sids = append(sids, filter.ServiceSID("alpha"))
 	case 1:
 		sids = append(sids, filter.ServiceSID("beta"))
+	case 2:
+		sids = append(sids, filter.ServiceSID("alpha"), filter.ServiceSID("gamma"))
 	}
 	return filter.TokenValue(sids...)
+}
+
+// aim sets the fields that a filter tests.
+func (g *Generator) aim(l *layermap.Layer, f *filter.Filter, vs filter.Values) {
+	var fields []int
+	for _, at := range g.r.Perm(len(f.Conditions)) {
+		c := f.Conditions[at]
+		i := l.FieldIndex(c.Field)
+		if slices.Contains(fields, i) || l.Source(c.Field).Kind != layermap.Filled {
+			continue
+		}
+		fields = append(fields, i)
+		vs[i] = g.meet(l, l.Fields[i], c)
+	}
+	if len(fields) > 0 && g.one(3) {
+		i := pick(g, fields)
+		switch g.r.IntN(4) {
+		case 0:
+			vs[i] = step(vs[i], 1)
+		case 1:
+			vs[i] = step(vs[i], -1)
+		case 2:
+			vs[i] = g.flip(vs[i])
+		case 3:
+			vs[i] = filter.Value{}
+		}
+	}
+}
+
+// meet draws a value for which a condition holds, mostly at its border. Where
+// none turns up (GREATER than the greatest, a package that is not here) it is
+// any value.
+func (g *Generator) meet(l *layermap.Layer, f layermap.Field, c filter.Condition) filter.Value {
+	if c.Value.IsEmpty() {
+		return filter.Value{}
+	}
+	v := g.traffic(l, f)
+	for range 8 {
+		if w := g.border(f, c, v); c.Matches(w) {
+			return w
+		}
+		v = g.traffic(l, f)
+	}
+	return v
+}
+
+// border is a value at a condition's border, or v.
+func (g *Generator) border(f layermap.Field, c filter.Condition, v filter.Value) filter.Value {
+	o := c.Value
+	switch o.Type {
+	case layermap.V4AddrMask:
+		address, mask := o.Num>>32, o.Num&0xffffffff
+		v.Num = address&mask | pick(g, []uint64{0, 0xffffffff, v.Num})&^mask
+	case layermap.V6AddrMask:
+		fill := pick(g, [][]byte{make([]byte, 16), slices.Repeat([]byte{0xff}, 16), v.Bytes})
+		v.Bytes = slices.Clone(o.Bytes)
+		for i := range v.Bytes {
+			host := byte(0xff)
+			if n := int(o.Num) - 8*i; n >= 8 {
+				host = 0
+			} else if n > 0 {
+				host >>= n
+			}
+			v.Bytes[i] = v.Bytes[i]&^host | fill[i]&host
+		}
+	case layermap.SecurityDescriptorType, layermap.SIDType:
+		return v // only what a process here can be
+	case layermap.RangeType:
+		return pick(g, []filter.Value{o.Range.Low, o.Range.High, step(o.Range.Low, 1), step(o.Range.High, -1), v})
+	}
+	if o.Type != f.DataType {
+		if c.Match == filter.MatchNotEqual {
+			return g.flip(v)
+		}
+		return v
+	}
+	switch c.Match {
+	case filter.MatchEqual:
+		return o
+	case filter.MatchGreater, filter.MatchGreaterOrEqual, filter.MatchLess, filter.MatchLessOrEqual, filter.MatchNotEqual:
+		return pick(g, []filter.Value{o, step(o, 1), step(o, -1), v})
+	case filter.MatchFlagsAllSet:
+		v.Num |= o.Num
+	case filter.MatchFlagsAnySet:
+		v.Num |= o.Num & -o.Num
+	case filter.MatchFlagsNoneSet:
+		v.Num &^= o.Num
+	}
+	return v
 }
