@@ -307,3 +307,33 @@ filters:
 		t.Errorf("sensitive %q, want IP_REMOTE_PORT alone", a.Sensitive)
 	}
 }
+
+func TestTextOfSeveralLayers(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		answers []Answer
+		want    string
+	}{
+		{"all permit", []Answer{{Verdict: permit, Layer: "A"}, {Verdict: permit, Layer: "B"}},
+			"PERMIT: none of these 2 layers blocks it\n\npermit at A: no filter decides\npermit at B: no filter decides\n"},
+		{"one blocks", []Answer{{Verdict: permit, Layer: "A"}, {Verdict: block, Layer: "B", FilterID: 7, FilterName: "X", Notes: []string{"n"}}},
+			"BLOCK at B: by \"X\" (7)\n\npermit at A: no filter decides\n\nblock at B: by \"X\" (7)\n  n\n"},
+		{"one layer only", []Answer{{Verdict: permit, Layer: "A"}}, "permit at A: no filter decides\n"},
+	} {
+		var b bytes.Buffer
+		if err := WriteText(&b, tc.answers); err != nil || b.String() != tc.want {
+			t.Errorf("%s: %v, got\n%swant\n%s", tc.name, err, b.String(), tc.want)
+		}
+	}
+}
+
+func TestOtherProtocolsAreNotJudgedAtALE(t *testing.T) {
+	p, _ := load(t, corporate)
+	ping := Tuple{Protocol: 1, Outbound: true, Remote: netip.MustParseAddrPort("192.0.2.1:0")}
+	if a := ping.Explain(p, p.Store, false); len(a) == 0 || len(a[0].Notes) != 1 {
+		t.Errorf("no note in %+v", a)
+	}
+	if a := ping.Explain(p, p.WindowsStore(), true); slices.ContainsFunc(a, func(a Answer) bool { return len(a.Notes) > 0 }) {
+		t.Errorf("on Windows ALE judges all protocols, got %+v", a)
+	}
+}

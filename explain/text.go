@@ -12,10 +12,15 @@ import (
 	"text/tabwriter"
 )
 
-// WriteText writes answers, one paragraph a layer.
+// WriteText writes answers. Of several, which are the layers that traffic
+// passes, it says first what they come to; then a paragraph a layer, but a line
+// for those where nothing happens.
 func WriteText(w io.Writer, answers []Answer) error {
+	if len(answers) > 1 {
+		fmt.Fprintf(w, "%s\n\n", outcome(answers))
+	}
 	for i := range answers {
-		if i > 0 {
+		if i > 0 && !(answers[i].quiet() && answers[i-1].quiet()) {
 			fmt.Fprintln(w)
 		}
 		if err := answers[i].writeText(w); err != nil {
@@ -25,7 +30,23 @@ func WriteText(w io.Writer, answers []Answer) error {
 	return nil
 }
 
-func (a *Answer) writeText(w io.Writer) error {
+// outcome is what the layers come to: traffic passes where all of them let it.
+func outcome(answers []Answer) string {
+	for i := range answers {
+		if a := &answers[i]; a.Verdict == block {
+			return fmt.Sprintf("BLOCK at %s: %s", a.Layer, a.by())
+		}
+	}
+	return fmt.Sprintf("PERMIT: none of these %d layers blocks it", len(answers))
+}
+
+// quiet reports whether an answer takes one line.
+func (a *Answer) quiet() bool {
+	return len(a.SubLayers) == 0 && len(a.Sensitive) == 0 && len(a.Notes) == 0 && a.Live == nil
+}
+
+// by says which filter decided.
+func (a *Answer) by() string {
 	by := "no filter decides"
 	if a.FilterID != 0 {
 		by = fmt.Sprintf("by %s (%d)", quote(a.FilterName), a.FilterID)
@@ -33,7 +54,11 @@ func (a *Answer) writeText(w io.Writer) error {
 			by += ", origin " + quote(a.Origin)
 		}
 	}
-	fmt.Fprintf(w, "%s at %s: %s\n", a.Verdict, a.Layer, by)
+	return by
+}
+
+func (a *Answer) writeText(w io.Writer) error {
+	fmt.Fprintf(w, "%s at %s: %s\n", a.Verdict, a.Layer, a.by())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(a.SubLayers) > 0 {
 		fmt.Fprintln(t, "  SUBLAYER\tWEIGHT\tACTION\tRIGHT\tFILTER")

@@ -6,6 +6,7 @@
 package explain
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -117,11 +118,14 @@ func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
 		return nil
 	case windows:
 		return l
-	case !l.Hook().Live, s.ale && t.Protocol != protocolTCP && t.Protocol != protocolUDP:
-		return nil // only TCP and UDP are judged at ALE here, so far
+	case !l.Hook().Live, s.ale && !t.ale():
+		return nil
 	}
 	return l
 }
+
+// ale reports whether the protocol is judged at the ALE layers here.
+func (t *Tuple) ale() bool { return t.Protocol == protocolTCP || t.Protocol == protocolUDP }
 
 // Layers returns the layers that the traffic passes, in order: those that run
 // here or, with windows, all.
@@ -341,6 +345,9 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 	out := []Answer{}
 	for _, l := range t.Layers(windows) {
 		out = append(out, Layer(s, l, t.Values(p, l), windows))
+	}
+	if !windows && !t.ale() && len(out) > 0 {
+		out[0].Notes = append(out[0].Notes, fmt.Sprintf("the ALE layers do not judge protocol %d here yet, only TCP and UDP", t.Protocol))
 	}
 	return out
 }

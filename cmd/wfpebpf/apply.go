@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -97,7 +98,7 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 			return err
 		}
 	}
-	p, _, err := loadPolicy(files, a.mapFile)
+	p, _, err := loadPolicy(cmd.ErrOrStderr(), files, a.mapFile)
 	if err != nil {
 		return err
 	}
@@ -114,6 +115,7 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 		defer release()
 		refuseUnavailable(p, engine.Unavailable(p))
 	}
+	p.NoteProtocols()
 	report := p.Report()
 	if err := a.write(cmd.OutOrStdout(), report); err != nil {
 		return err
@@ -146,16 +148,21 @@ func (a *application) write(w io.Writer, r policy.Report) error {
 }
 
 // refuseUnavailable refuses the filters of layers that this kernel cannot
-// carry.
+// carry, and names the layers first.
 func refuseUnavailable(p *policy.Policy, layers map[layermap.LayerID]string) {
-	if len(layers) == 0 {
-		return
-	}
+	refused := map[layermap.LayerID]int{}
 	for _, f := range p.Store.Filters() {
 		if why, unavailable := layers[f.Layer]; unavailable {
 			p.Refuse(f.ID, why)
+			refused[f.Layer]++
 		}
 	}
+	var notes []string
+	for _, id := range slices.Sorted(maps.Keys(refused)) {
+		notes = append(notes, fmt.Sprintf("kernel: layer %s is not available: %s; its filters are refused: %d",
+			layermap.ByID(id).Name, layers[id], refused[id]))
+	}
+	p.Notes = append(notes, p.Notes...)
 }
 
 // strict names the first block filter that would do nothing.

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,8 +100,33 @@ func TestDryRunWarnsAboutTheSSHConnection(t *testing.T) {
 	}
 }
 
+func TestReportSaysThatOtherProtocolsPass(t *testing.T) {
+	const head = "wfpebpf: 1\nfilters:\n  - {name: X, layer: "
+	for _, tc := range []struct {
+		name, filter string
+		noted        bool
+	}{
+		{"a default block of inbound traffic", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK}", true},
+		{"a default block of outbound traffic", "ALE_AUTH_CONNECT_V6, action: BLOCK}", true},
+		{"a block of a peer", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 10.0.0.0/8}]}", true},
+		{"a block of ICMP", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: 1}]}", true},
+		{"a block of all but TCP", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: {match: NOT_EQUAL, value: 6}}]}", true},
+		{"a block of TCP", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: tcp}]}", false},
+		{"a block of a port", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_LOCAL_PORT: 22}]}", false},
+		{"a permit", "ALE_AUTH_RECV_ACCEPT_V4, action: PERMIT}", false},
+		{"a block of packets", "INBOUND_IPPACKET_V4, action: BLOCK}", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := wfpebpf(t, "apply", "--dry-run", write(t, "policy.yaml", head+tc.filter+"\n"))
+			if noted := strings.Contains(r.out, "does not stop ping or other protocols yet"); r.code != exitDone || noted != tc.noted {
+				t.Errorf("exit code %d, %s%s, want a note: %t", r.code, r.out, r.err, tc.noted)
+			}
+		})
+	}
+}
+
 func TestLayersThatTheKernelCannotCarry(t *testing.T) {
-	p, _, err := loadPolicy([]string{write(t, "policy.yaml", smallPolicy)}, "")
+	p, _, err := loadPolicy(io.Discard, []string{write(t, "policy.yaml", smallPolicy)}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +134,17 @@ func TestLayersThatTheKernelCannotCarry(t *testing.T) {
 	r := p.Report()
 	if r.Refused != 1 || r.Enforced != 2 || r.UnenforceableBlocks() != 1 {
 		t.Errorf("report %+v", r)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"kernel: layer ALE_AUTH_CONNECT_V6 is not available: needs Linux 9.9; its filters are refused: 1\n", "\n1 block filters cannot be enforced\n",
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, text.String())
+		}
 	}
 	if f := r.Filters[1]; f.State != policy.StateRefused || f.Reason != "needs Linux 9.9" {
 		t.Errorf("filter %+v", f)

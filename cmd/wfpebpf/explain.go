@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/user"
@@ -47,7 +48,9 @@ the fields of the link stay EMPTY, except for loopback traffic.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
---live asks the kernel about the policy in force, too: the two must agree.`,
+--live judges the policy in force instead, by the links, services and zones that
+it was applied with, and asks the kernel, too: the two must agree. Files given
+beside it are compared with what is in force.`,
 		Example: `  wfpebpf explain policy.yaml --out tcp --from 10.0.0.2:50000 --to 10.0.0.1:445
   wfpebpf explain wfpstate.xml --map map.yaml --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:3389 --iface eth0
   wfpebpf explain policy.yaml --layer ALE_AUTH_CONNECT_V4 IP_REMOTE_PORT=445 IP_PROTOCOL=tcp
@@ -125,42 +128,23 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 	if q.layer != "" && layer == nil {
 		return usagef("there is no layer %q", q.layer)
 	}
-	p, m, err := loadPolicy(files, q.mapFile)
+	p, m, err := loadPolicy(cmd.ErrOrStderr(), files, q.mapFile)
 	if err != nil {
 		return err
 	}
-	store := p.Store
-	var engine *loader.Engine
-	switch {
-	case q.windows:
-		store = p.WindowsStore()
-	case q.live:
-		if err := loader.CheckCapabilities(); err != nil {
-			return err
-		}
-		if engine, err = loader.Find(q.target); err != nil {
-			return err
-		}
-		defer engine.Close()
-		if store = engine.Store(); store == nil {
-			return errors.New("the record of the policy in force cannot be read; apply it again")
-		}
+	ask := func(p *policy.Policy, store *filter.Store) ([]explain.Answer, error) {
+		return q.ask(p, m, store, layer, values)
 	}
 	var answers []explain.Answer
-	if layer != nil {
-		v, err := explain.Values(p, m, layer, values)
-		if err != nil {
-			return usageError{err}
-		}
-		answers = []explain.Answer{explain.Layer(store, layer, v, q.windows)}
-	} else {
-		t, err := q.tuple(p, m)
-		if err != nil {
-			return usageError{err}
-		}
-		answers = t.Explain(p, store, q.windows)
+	switch {
+	case q.windows:
+		answers, err = ask(p, p.WindowsStore())
+	case q.live:
+		answers, err = q.askLive(p, len(files) > 0, ask)
+	default:
+		answers, err = ask(p, p.Store)
 	}
-	if err := compare(engine, answers); err != nil {
+	if err != nil {
 		return err
 	}
 	out := cmd.OutOrStdout()
@@ -183,12 +167,60 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// compare asks the kernel what the evaluator was asked; without an engine it
-// asks nothing.
-func compare(engine *loader.Engine, answers []explain.Answer) error {
-	if engine == nil {
-		return nil
+// ask asks one policy; store holds the filters that count.
+func (q *question) ask(p *policy.Policy, m *policy.Map, store *filter.Store, layer *layermap.Layer, values []string) ([]explain.Answer, error) {
+	if layer != nil {
+		v, err := explain.Values(p, m, layer, values)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return []explain.Answer{explain.Layer(store, layer, v, q.windows)}, nil
 	}
+	t, err := q.tuple(p, m)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return t.Explain(p, store, q.windows), nil
+}
+
+// askLive asks the policy in force and the kernel. Where files are given, too,
+// it notes what they would change.
+func (q *question) askLive(files *policy.Policy, given bool, ask func(*policy.Policy, *filter.Store) ([]explain.Answer, error)) ([]explain.Answer, error) {
+	if err := loader.CheckCapabilities(); err != nil {
+		return nil, err
+	}
+	engine, err := loader.Find(q.target)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Close()
+	// The only instance may be one that was not named: links are its own.
+	q.target = engine.Target()
+	inForce, err := engine.Policy()
+	if err != nil {
+		return nil, fmt.Errorf("reading the policy in force: %w; apply it again", err)
+	}
+	answers, err := ask(inForce, inForce.Store)
+	if err != nil {
+		return nil, err
+	}
+	if err := compare(engine, answers); err != nil || !given {
+		return answers, err
+	}
+	would, err := ask(files, files.Store)
+	if err != nil {
+		return nil, err
+	}
+	for i := range answers {
+		if a, b := &answers[i], &would[i]; a.Verdict != b.Verdict || a.FilterName != b.FilterName {
+			a.Notes = append(a.Notes, fmt.Sprintf("the files given are not in force: they say %s, filter %q", b.Verdict, b.FilterName))
+		}
+	}
+	return answers, nil
+}
+
+// compare asks the kernel what the evaluator was asked.
+func compare(engine *loader.Engine, answers []explain.Answer) error {
 	for i := range answers {
 		layer, values := answers[i].Question()
 		if !layermap.ByID(layer).Hook().Live {

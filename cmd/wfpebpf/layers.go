@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,7 @@ filter that tests it is not loaded).`,
 				if asJSON {
 					return writeJSON(out, rows)
 				}
-				return writeTable(out, "ID LAYER FIDELITY HERE HOOK", layerCells(rows))
+				return writeTable(out, "ID LAYER FIDELITY HERE HOOK NOTE", layerCells(rows))
 			}
 			l := layermap.ByName(fieldsOf)
 			if l == nil {
@@ -117,14 +118,23 @@ func layerRows(probed []loader.LayerStatus) []layerRow {
 	return rows
 }
 
+// layerCells are what fits a line: most layers differ in nothing, or are not
+// enforced yet for no reason of this host.
 func layerCells(rows []layerRow) [][]any {
 	var cells [][]any
 	for _, r := range rows {
-		here := "yes"
-		if !r.Available {
-			here = "no: " + r.Reason
+		l := layermap.ByID(r.ID)
+		here, note := "no", r.Reason
+		switch {
+		case r.Available:
+			here, note = "yes", r.Differs
+			if r.Reason != "" {
+				note = strings.TrimPrefix(r.Differs+"; "+r.Reason, "; ")
+			}
+		case !l.Hook().Live && l.Hook().Fidelity != layermap.None:
+			here, note = "not yet", r.Differs
 		}
-		cells = append(cells, []any{uint16(r.ID), r.FWPS, r.Fidelity, here, r.Hook})
+		cells = append(cells, []any{uint16(r.ID), l.Name, r.Fidelity, here, r.Hook, note})
 	}
 	return cells
 }

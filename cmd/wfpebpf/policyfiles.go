@@ -3,6 +3,9 @@
 package main
 
 import (
+	"io"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/wfpebpf/wfpebpf/policy"
@@ -13,8 +16,10 @@ func mapFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "map", "", "map file: what the names of a Windows policy mean on this host")
 }
 
-// loadPolicy reads a map file, if one is named, and policy files.
-func loadPolicy(files []string, mapFile string) (*policy.Policy, *policy.Map, error) {
+// loadPolicy reads a map file, if one is named, and policy files. It tells w
+// where it takes long.
+func loadPolicy(w io.Writer, files []string, mapFile string) (*policy.Policy, *policy.Map, error) {
+	defer slowly(w, "reading "+strings.Join(files, ", "))()
 	m := &policy.Map{}
 	if mapFile != "" {
 		var err error
