@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -230,6 +231,164 @@ func TestLiveDeathOfApply(t *testing.T) {
 			until(t, "the policy is taken back", func() bool { return !l.state().Unconfirmed })
 			l.requireConnect(false)
 		})
+	}
+}
+
+// guards counts the processes that take back a policy of the lab's namespace.
+func (l *lab) guards() int {
+	l.t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	n := 0
+	for _, p := range processes {
+		// one that has ended meanwhile reads as nothing
+		line, _ := os.ReadFile(p)
+		if bytes.Contains(line, []byte("rollback-after")) && bytes.Contains(line, []byte(l.hostNS.Name)) {
+			n++
+		}
+	}
+	return n
+}
+
+// Whenever apply dies around its commit, no policy stays in force that waits
+// for its confirmation and that nobody takes back.
+func TestLiveApplyKilledAtAnyMoment(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "policy.yaml", blockNothing))
+	args := append([]string{"apply", write(t, "policy.yaml", blockServer), "--confirm", "1s"}, l.target...)
+
+	// How long a commit takes here says which moments are around it.
+	start := time.Now()
+	whole := command(t, args...)
+	progress, err := whole.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := whole.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(progress).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	span := time.Since(start)
+	_ = whole.Wait()
+
+	const tries = 24
+	committed := 0
+	for i := range tries {
+		before := l.state()
+		apply := command(t, args...)
+		if err := apply.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// from the middle of the work to a little after its end
+		time.Sleep(span/2 + span*time.Duration(i)/tries)
+		_ = apply.Process.Kill()
+		_ = apply.Wait()
+		// What is in force now decides: a process that was killed commits nothing more.
+		if now := l.state(); now.Unconfirmed {
+			committed++
+			if l.guards() == 0 {
+				t.Fatalf("killed after %s: a policy waits and nobody takes it back", span/2+span*time.Duration(i)/tries)
+			}
+		} else if now.Generation != before.Generation {
+			t.Fatalf("killed: generation %d became %d, confirmed", before.Generation, now.Generation)
+		}
+		until(t, "the policy is taken back", func() bool { return !l.state().Unconfirmed && l.guards() == 0 })
+		l.requireConnect(false)
+	}
+	t.Logf("%d of %d were killed after the commit, which takes %s", committed, tries, span)
+}
+
+// Ctrl-C while apply waits is the wish not to keep the policy.
+func TestLiveInterruptTakesBackAtOnce(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "policy.yaml", blockNothing))
+	apply := command(t, append([]string{"apply", write(t, "policy.yaml", blockServer), "--confirm", "1h"}, l.target...)...)
+	progress, err := apply.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := apply.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(progress)
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.run("apply", write(t, "policy.yaml", blockNothing)); r.code != exitNothing || !strings.Contains(r.err, "waits to be confirmed") {
+		t.Errorf("apply over a policy that waits: exit code %d: %s", r.code, r.err)
+	}
+	apply.Process.Signal(syscall.SIGINT)
+	last, err := lines.ReadString('\n')
+	if err != nil || !strings.Contains(last, restored) {
+		t.Errorf("it says %q, %v", last, err)
+	}
+	if err := apply.Wait(); apply.ProcessState.ExitCode() != exitNothing {
+		t.Errorf("apply ended with %v", err)
+	}
+	if l.state().Unconfirmed {
+		t.Error("still unconfirmed")
+	}
+	l.requireConnect(false)
+	until(t, "nobody watches any more", func() bool { return l.guards() == 0 })
+}
+
+// A bad file changes nothing, at once and with one line that says where.
+func TestLiveBadFilesLeaveThePolicyInForce(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "policy.yaml", blockServer))
+	before := l.state().Generation
+	deep := strings.Repeat("[", 100_000)
+	many := "wfpebpf: 1\nfilters:\n" + strings.Repeat("  - {name: a, layer: ALE_AUTH_CONNECT_V4, action: BLOCK}\n", 10_000)
+	for _, tc := range []struct{ name, text, place string }{
+		{"malformed", blockServer + "  - {name: X, layer: ALE_AUTH_CONNECT_V4, action: BLOCK, colour: red}\n", ":5:"},
+		{"truncated", blockServer + "  - {name: X, layer: ALE_AUTH_CON", ":5:"},
+		{"truncated XML", "<wfpdiag><filters><item><name>x", ":1:"},
+		{"not text", "wfpebpf: 1\n\xff\xfe\x00", ":2:"},
+		{"deep", "wfpebpf: 1\nfilters: " + deep, ":"},
+		{"deep XML", strings.Repeat("<a>", 100_000), ":1:"},
+		{"aliases that expand", "a: &a [x,x,x]\nb: &b [*a,*a,*a]\nwfpebpf: 1\n", ":"},
+		{"an error after many filters", many + "  - {name: a, layer: NOWHERE, action: BLOCK}\n", ":10003:"},
+		{"a huge string", "wfpebpf: 1\nfilters:\n  - {name: " + strings.Repeat("x", 2<<20) + ", layer: ALE_AUTH_CONNECT_V4, action: BLOCK}\n", ":"},
+		{"empty", "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := write(t, "bad", tc.text)
+			start := time.Now()
+			r := l.run("apply", file)
+			took := time.Since(start)
+			if r.code != exitNothing || r.out != "" || strings.Count(r.err, "\n") != 1 || !strings.HasPrefix(r.err, "wfpebpf: "+file+tc.place) {
+				t.Errorf("exit code %d, stdout %q, stderr %.300q; want one line with %s%s", r.code, r.out, r.err, file, tc.place)
+			}
+			if len(r.err) > 1000 {
+				t.Errorf("the message has %d bytes", len(r.err))
+			}
+			if took > time.Second {
+				t.Errorf("it took %s", took)
+			}
+			if now := l.state().Generation; now != before {
+				t.Fatalf("generation %d, want %d", now, before)
+			}
+			l.requireConnect(true)
+		})
+	}
+}
+
+func TestLiveSeveralFilesAreOnePolicy(t *testing.T) {
+	l := newLab(t)
+	l.must("apply", write(t, "a.yaml", blockNothing), write(t, "b.yaml", blockServer))
+	l.requireConnect(true)
+	var filters []loader.FilterRow
+	decode(t, l.must("show", "filters", "--json"), &filters)
+	if len(filters) != 2 || filters[1].ID != 2 {
+		t.Errorf("filters %+v", filters)
+	}
+	out := l.must("explain", write(t, "a.yaml", blockNothing), "--live", "--out", "tcp", "--from", "10.77.0.1:50000", "--to", "10.77.0.2:4450")
+	if !strings.Contains(out, "BLOCK at ALE_AUTH_CONNECT_V4") || !strings.Contains(out, "the files given are not in force: they say permit") {
+		t.Errorf("explain --live with another file says\n%s", out)
 	}
 }
 
