@@ -134,6 +134,17 @@ static __always_inline int assumption_failed(struct wfp_socket *s, const struct 
 	       (!c || t->local_port < c->ephemeral_low || t->local_port > c->ephemeral_high);
 }
 
+/* Whether the policy has anything to say to a TCP connect. Where it has not, the
+ * connect hooks are not attached and a subflow of MPTCP has no identity. */
+static __always_inline int connects_judged(struct __sk_buff *skb)
+{
+	__u32 generation = active_generation();
+	__u32 v6 = skb->protocol == bpf_htons(ETH_P_IPV6) ? 2 : 0;
+
+	return find_layer(generation, WFP_ALE_AUTH_CONNECT_V4 | v6) ||
+	       find_layer(generation, WFP_ALE_RESOURCE_ASSIGNMENT_V4 | v6);
+}
+
 SEC("cgroup_skb/egress")
 int wfp_skb_egress(struct __sk_buff *skb)
 {
@@ -146,7 +157,8 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	if (!sk)
 		return WFP_PASS;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || (sk->protocol != IPPROTO_UDP && sk->state != BPF_TCP_SYN_SENT))
+	if (!sk || (sk->protocol != IPPROTO_UDP &&
+		    (sk->state != BPF_TCP_SYN_SENT || !connects_judged(skb))))
 		return WFP_PASS;
 	s = skb_socket(sk);
 	if (!s || !wfp_packet_tuple(skb, &t, 1))

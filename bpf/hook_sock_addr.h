@@ -26,12 +26,12 @@ static __always_inline struct wfp_socket *addr_socket(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct wfp_socket *s;
 
-	if (!c || c->netns_cookie != cookie || !sk)
+	if (!c || !sk)
 		return NULL;
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s && !s->netns_cookie)
 		identify_current(s, cookie);
-	return s;
+	return c->netns_cookie == cookie ? s : NULL;
 }
 
 static __always_inline void user_ip6(struct bpf_sock_addr *ctx, __u64 address[2])

@@ -21,14 +21,12 @@ int wfp_sock_ops(struct bpf_sock_ops *ctx)
 	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB || !sk || !c)
 		return 1;
 	cookie = bpf_get_netns_cookie(ctx);
-	if (cookie != c->netns_cookie)
-		return 1;
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return 1;
 	if (!s->netns_cookie)
 		identify_current(s, cookie);
-	if (s->state & WFP_SOCKET_RA_DONE)
+	if (cookie != c->netns_cookie || s->state & WFP_SOCKET_RA_DONE)
 		return 1;
 	t.layer = ctx->family == AF_INET6 ? WFP_ALE_RESOURCE_ASSIGNMENT_V6 :
 					    WFP_ALE_RESOURCE_ASSIGNMENT_V4;

@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
@@ -237,7 +238,7 @@ func (e *Engine) pinMaps() error {
 		return err
 	}
 	for _, dir := range []string{"maps", "links"} {
-		if err := os.MkdirAll(filepath.Join(e.in.pins, dir), 0o700); err != nil {
+		if err := makeDir(filepath.Join(e.in.pins, dir)); err != nil {
 			return err
 		}
 	}
@@ -647,12 +648,25 @@ func (e *Engine) remove() error {
 	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot()), removeEmpty(runRoot()))
 }
 
-// removeEmpty removes a directory that holds nothing any more.
+// removeEmpty removes a directory that holds nothing any more. Another instance
+// may be at it, too.
 func removeEmpty(dir string) error {
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
-		return os.Remove(dir)
+	err := unix.Rmdir(dir)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	return nil
+	return err
+}
+
+// makeDir is MkdirAll where removeEmpty of another instance may take a parent
+// away again.
+func makeDir(dir string) (err error) {
+	for range 10 {
+		if err = os.MkdirAll(dir, 0o700); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return err
 }
 
 // AttachLink adds a link to those that are filtered, while the policy is in

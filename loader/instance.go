@@ -186,7 +186,7 @@ func writeJSON(path string, v any) error {
 
 // lock takes one of the instance's locks; ErrBusy where somebody has it.
 func (in *instance) lock(name string) (*os.File, error) {
-	if err := os.MkdirAll(in.run, 0o700); err != nil {
+	if err := makeDir(in.run); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(in.run, name), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
