@@ -91,11 +91,36 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 			if c.Verdict.Error != 0 {
 				return nil, fmt.Errorf("the tables of %v are inconsistent", layer)
 			}
-			verdicts = append(verdicts, Verdict{
-				Action: filter.Action(c.Verdict.Action), Soft: c.Verdict.Soft != 0, Filter: filter.ID(c.Verdict.FilterId),
-			})
+			v := Verdict{Action: filter.Action(c.Verdict.Action), Soft: c.Verdict.Soft != 0, Filter: filter.ID(c.Verdict.FilterId)}
+			// where nothing matched nobody has taken the right away
+			v.Soft = v.Soft || v.Action == filter.ActionNoneNoMatch
+			verdicts = append(verdicts, v)
 		}
 		values = values[n:]
 	}
 	return verdicts, nil
 }
+
+// Encode gives field values the form that the BPF programs classify, for
+// programs of benchmarks that run over the same tables.
+func (e *Engine) Encode(layer layermap.LayerID, values []filter.Values) ([]bpf.Values, error) {
+	rec, err := e.record()
+	if err != nil {
+		return nil, err
+	}
+	l := layermap.ByID(layer)
+	if l == nil {
+		return nil, filter.ErrLayerNotFound
+	}
+	out := make([]bpf.Values, len(values))
+	var c bpf.Case
+	for i, v := range values {
+		rec.Numbers.encode(&c, l, v)
+		out[i] = c.Values
+	}
+	return out, nil
+}
+
+// Maps returns the instance's maps by their names in bpf/maps.h, for programs
+// of benchmarks. The caller must not close them.
+func (e *Engine) Maps() map[string]*ebpf.Map { return e.maps }
