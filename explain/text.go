@@ -42,7 +42,7 @@ func outcome(answers []Answer) string {
 
 // quiet reports whether an answer takes one line.
 func (a *Answer) quiet() bool {
-	return len(a.SubLayers) == 0 && len(a.Sensitive) == 0 && len(a.Notes) == 0 && a.Live == nil
+	return len(a.SubLayers) == 0 && len(a.Sensitive) == 0 && len(a.Notes) == 0 && (a.Live == nil || a.Live.Agrees)
 }
 
 // by says which filter decided.
@@ -58,7 +58,11 @@ func (a *Answer) by() string {
 }
 
 func (a *Answer) writeText(w io.Writer) error {
-	fmt.Fprintf(w, "%s at %s: %s\n", a.Verdict, a.Layer, a.by())
+	agrees := ""
+	if a.Live != nil && a.Live.Agrees {
+		agrees = " (the kernel agrees)"
+	}
+	fmt.Fprintf(w, "%s at %s: %s%s\n", a.Verdict, a.Layer, a.by(), agrees)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(a.SubLayers) > 0 {
 		fmt.Fprintln(t, "  SUBLAYER\tWEIGHT\tACTION\tRIGHT\tFILTER")
@@ -79,12 +83,8 @@ func (a *Answer) writeText(w io.Writer) error {
 	for _, n := range a.Notes {
 		fmt.Fprintf(w, "  %s\n", strings.Trim(quote(n), `"`))
 	}
-	if l := a.Live; l != nil {
-		agrees := "the kernel agrees"
-		if !l.Agrees {
-			agrees = fmt.Sprintf("DIFFERS: the kernel says %s, filter %d", l.Verdict, l.FilterID)
-		}
-		fmt.Fprintf(w, "  %s\n", agrees)
+	if l := a.Live; l != nil && !l.Agrees {
+		fmt.Fprintf(w, "  DIFFERS: the kernel says %s, filter %d\n", l.Verdict, l.FilterID)
 	}
 	return nil
 }

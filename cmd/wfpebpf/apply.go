@@ -233,6 +233,12 @@ func (a *application) checkSSH(p *policy.Policy, connection string) error {
 		return nil
 	}
 	if links, err := loader.HostLinks(a.options.Netns); err == nil {
+		if a.options.Netns != "" && !hasAddress(links, t.Local.Addr()) {
+			// The connection may be to where the caller is, which stays as it is.
+			if own, err := loader.HostLinks(""); err == nil && hasAddress(own, t.Local.Addr()) {
+				return nil
+			}
+		}
 		if t.Link.Name != "" {
 			t.Link = named(t.Link.Name, links)
 		} else {

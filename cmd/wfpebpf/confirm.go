@@ -53,6 +53,7 @@ func eachInstance(t loader.Target, fn func(*loader.Engine) error) error {
 }
 
 // engines opens the instance of a target, or every instance where none is named.
+// A namespace that has lost its name is still known by it.
 func engines(t loader.Target) ([]*loader.Engine, error) {
 	if err := loader.CheckCapabilities(); err != nil {
 		return nil, err
@@ -61,8 +62,23 @@ func engines(t loader.Target) ([]*loader.Engine, error) {
 		return loader.OpenAll()
 	}
 	e, err := loader.Find(t)
-	if err != nil {
+	if err == nil {
+		return []*loader.Engine{e}, nil
+	}
+	if t.Netns == "" || errors.Is(err, loader.ErrAmbiguous) {
 		return nil, err
 	}
-	return []*loader.Engine{e}, nil
+	all, _ := loader.OpenAll() // of one that cannot be opened the name says nothing
+	var named []*loader.Engine
+	for _, e := range all {
+		if of := e.Target(); of.Netns == t.Netns && (t.Cgroup == "" || of.Cgroup == t.Cgroup) {
+			named = append(named, e)
+		} else {
+			e.Close()
+		}
+	}
+	if len(named) > 0 {
+		err = nil
+	}
+	return named, err
 }

@@ -23,10 +23,16 @@ func downCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			err := eachInstance(target, (*loader.Engine).Down)
-			if errors.Is(err, loader.ErrNotApplied) {
-				return nil
+			if target == (loader.Target{}) || !errors.Is(err, loader.ErrNotApplied) {
+				return err
 			}
-			return err
+			// An apply that was killed before its first commit has left no record.
+			e, err := loader.Open(loader.Options{Target: target})
+			if err != nil {
+				return err
+			}
+			defer e.Close()
+			return e.Down()
 		},
 	}
 	targetFlags(cmd, &target)

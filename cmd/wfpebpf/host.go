@@ -52,3 +52,8 @@ func owning(local, remote netip.Addr, links []loader.HostLink) explain.Link {
 	}
 	return owner
 }
+
+// hasAddress reports whether an address is one of the host's.
+func hasAddress(links []loader.HostLink, a netip.Addr) bool {
+	return slices.ContainsFunc(links, func(l loader.HostLink) bool { return slices.Contains(l.Addresses, a.Unmap()) })
+}

@@ -44,7 +44,9 @@ func layersCommand() *cobra.Command {
 		Use:   "layers",
 		Short: "Show WFP's layers, where each sits on Linux, and whether this host can carry it",
 		Long: `Shows every run-time filtering layer with the Linux hook that carries it, how
-near that is to Windows, and what this kernel can do. With --fields it shows the
+near that is to Windows, and what this kernel can do; the note says why a layer is
+not available, or what is otherwise than on Windows. Long texts are cut; --json
+has them whole, and the least kernel. With --fields it shows the
 fields of one layer and where the value of each comes from: filled at each
 classification, constant (one value here), never (always EMPTY), or refused (a
 filter that tests it is not loaded).`,
@@ -59,7 +61,7 @@ filter that tests it is not loaded).`,
 				if asJSON {
 					return writeJSON(out, rows)
 				}
-				return writeTable(out, "ID LAYER FIDELITY HERE HOOK NOTE", layerCells(rows))
+				return writeTable(out, "ID LAYER HERE FIDELITY HOOK NOTE", layerCells(rows))
 			}
 			l := layermap.ByName(fieldsOf)
 			if l == nil {
@@ -134,7 +136,7 @@ func layerCells(rows []layerRow) [][]any {
 		case !l.Hook().Live && l.Hook().Fidelity != layermap.None:
 			here, note = "not yet", r.Differs
 		}
-		cells = append(cells, []any{uint16(r.ID), l.Name, r.Fidelity, here, r.Hook, note})
+		cells = append(cells, []any{uint16(r.ID), l.Name, here, r.Fidelity, cut(r.Hook, 50), note})
 	}
 	return cells
 }

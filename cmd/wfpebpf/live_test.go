@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -164,6 +165,20 @@ func TestLiveSSHCheck(t *testing.T) {
 	}
 	l.requireConnect(false)
 	l.must("apply", write(t, "policy.yaml", blockLogins), "--failsafe", "tcp/22@10.77.0.2")
+	// A connection to where the caller is, and not to the namespace that is filtered.
+	own, err := loader.HostLinks("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range own {
+		for _, a := range link.Addresses {
+			if a.Is4() && !a.IsLoopback() {
+				t.Setenv(sshConnection, "192.0.2.9 50000 "+a.String()+" 22")
+				l.must("apply", write(t, "policy.yaml", blockLogins))
+			}
+		}
+	}
+	t.Setenv(sshConnection, "10.77.0.2 50000 10.77.0.1 22")
 	l.must("apply", write(t, "policy.yaml", blockLogins), "--force")
 	l.requireConnect(true)
 }
@@ -300,6 +315,70 @@ func TestLiveApplyKilledAtAnyMoment(t *testing.T) {
 		l.requireConnect(false)
 	}
 	t.Logf("%d of %d were killed after the commit, which takes %s", committed, tries, span)
+}
+
+// An apply that dies before the first policy is in force leaves nothing that
+// down does not remove.
+func TestLiveDownAfterAKilledFirstApply(t *testing.T) {
+	l := newLab(t)
+	scope := testbed.Scope{
+		Netns: []*testbed.Netns{l.hostNS}, Dirs: []string{"/sys/fs/bpf/wfpebpf", "/run/wfpebpf"},
+		// programs and maps of the whole machine may be those of others
+		Ignore: func(line string) bool {
+			return !strings.Contains(line, l.hostNS.Name) && !strings.Contains(line, l.instance(t))
+		},
+	}
+	before := testbed.Snapshot(t, scope)
+	for i := range 8 {
+		apply := command(t, append([]string{"apply", write(t, "policy.yaml", blockServer), "--confirm", "1h"}, l.target...)...)
+		if err := apply.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100*time.Millisecond + time.Duration(i)*40*time.Millisecond)
+		_ = apply.Process.Kill()
+		_ = apply.Wait()
+		l.must("down")
+		l.requireConnect(false)
+		testbed.RequireUnchanged(t, before, scope)
+	}
+	l.must("down")
+	until(t, "nobody watches any more", func() bool { return l.guards() == 0 })
+}
+
+// instance is how the lab's instance is called in the names of files.
+func (l *lab) instance(t *testing.T) string {
+	var st unix.Stat_t
+	if err := unix.Stat("/run/netns/"+l.hostNS.Name, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("net%d-cg%d", st.Ino, l.cgroup.ID(t))
+}
+
+// A namespace that has lost its name is still filtered, and the name is how the
+// caller knows it.
+func TestLiveNamespaceWithoutItsName(t *testing.T) {
+	l := newLab(t)
+	file := filepath.Join(t.TempDir(), "alias")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("/run/netns/"+l.hostNS.Name, file, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	alias := []string{"--netns", file, "--cgroup", l.cgroup.Rel}
+	r := wfpebpf(t, append([]string{"apply", write(t, "policy.yaml", blockServer)}, alias...)...)
+	if err := unix.Unmount(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(file)
+	if r.code != exitDone {
+		t.Fatal(r.err)
+	}
+	l.requireConnect(true)
+	if r := wfpebpf(t, append([]string{"down"}, alias...)...); r.code != exitDone {
+		t.Errorf("down: exit code %d: %s", r.code, r.err)
+	}
+	l.requireConnect(false)
 }
 
 // Ctrl-C while apply waits is the wish not to keep the policy.

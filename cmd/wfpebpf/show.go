@@ -20,19 +20,19 @@ var views = map[string]func(*loader.Engine) (view, error){
 	"filters": func(e *loader.Engine) (view, error) {
 		rows, err := e.Filters()
 		return table("ID NAME LAYER SUBLAYER WEIGHT ACTION HITS", rows, func(r loader.FilterRow) []any {
-			return []any{r.ID, r.Name, r.Layer, r.SubLayer, fmt.Sprintf("%#x", r.Weight), r.Action, r.Hits}
+			return []any{r.ID, short(r.Name), r.Layer, short(r.SubLayer), fmt.Sprintf("%#x", r.Weight), r.Action, r.Hits}
 		}), err
 	},
 	"sublayers": func(e *loader.Engine) (view, error) {
 		rows, err := e.SubLayers()
 		return table("KEY NAME WEIGHT FILTERS", rows, func(r loader.SubLayerRow) []any {
-			return []any{r.Key, r.Name, r.Weight, r.Filters}
+			return []any{r.Key, short(r.Name), r.Weight, r.Filters}
 		}), err
 	},
 	"callouts": func(e *loader.Engine) (view, error) {
 		rows, err := e.Callouts()
 		return table("KEY NAME LAYER REGISTERED", rows, func(r loader.CalloutRow) []any {
-			return []any{r.Key, r.Name, r.Layer, r.Registered}
+			return []any{r.Key, short(r.Name), r.Layer, r.Registered}
 		}), err
 	},
 	"hooks": func(e *loader.Engine) (view, error) {
@@ -40,8 +40,8 @@ var views = map[string]func(*loader.Engine) (view, error){
 		for i := range rows {
 			rows[i].Layers = list(rows[i].Layers)
 		}
-		return table("HOOK TARGET LINK LAYERS", rows, func(r loader.HookRow) []any {
-			return []any{r.Hook, r.Target, r.Link, strings.Join(r.Layers, ",")}
+		return table("HOOK TARGET LAYERS LINK", rows, func(r loader.HookRow) []any {
+			return []any{r.Hook, r.Target, families(r.Layers), r.Link}
 		}), err
 	},
 	"state": func(e *loader.Engine) (view, error) {
@@ -52,6 +52,22 @@ var views = map[string]func(*loader.Engine) (view, error){
 		}
 		return view{json: s, text: func(w io.Writer) error { return writeState(w, s) }}, err
 	},
+}
+
+// families writes layers of which both families are there as one word, in the
+// order of their first.
+func families(layers []string) string {
+	var out []string
+	for _, l := range layers {
+		base, v6 := strings.CutSuffix(l, "_V6")
+		i := slices.Index(out, base+"_V4")
+		if v6 && i >= 0 {
+			out[i] += "/V6"
+			continue
+		}
+		out = append(out, l)
+	}
+	return strings.Join(out, ", ")
 }
 
 // view is one kind of rows, ready to be written either way.
@@ -116,7 +132,7 @@ func writeState(w io.Writer, s loader.State) error {
 		{"generation", s.Generation},
 		{"applied", s.Applied.Format(time.RFC3339)},
 		{"unconfirmed", s.Unconfirmed},
-		{"memory", fmt.Sprintf("%d bytes", s.Memory)},
+		{"memory", fmt.Sprintf("%.1f MiB", float64(s.Memory)/(1<<20))},
 		{"lost events", s.LostEvents},
 		{"errors", s.Errors},
 		{"without identity", s.NoIdentity},

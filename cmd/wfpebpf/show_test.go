@@ -28,6 +28,17 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// A row without its last cells must not move the columns of others.
+func TestColumnsAreAligned(t *testing.T) {
+	var b bytes.Buffer
+	if err := writeTable(&b, "A B C", [][]any{{"a", "long cell", ""}, {"é", "b", "c"}, {"aaa", "b", "c"}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "A    B          C\na    long cell\né    b          c\naaa  b          c\n"; b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
 func TestStateText(t *testing.T) {
 	var b bytes.Buffer
 	err := writeState(&b, loader.State{Generation: 3, Failsafes: []string{"tcp/22"}, Stale: []string{"/usr/bin/x"}, Filters: map[string]int{"ALE_AUTH_CONNECT_V4": 2}})
@@ -37,6 +48,20 @@ func TestStateText(t *testing.T) {
 	for _, part := range []string{"generation", "tcp/22", "/usr/bin/x", "filters at ALE_AUTH_CONNECT_V4"} {
 		if !strings.Contains(b.String(), part) {
 			t.Errorf("the state lacks %q:\n%s", part, b.String())
+		}
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	for _, tc := range []struct{ layers, want string }{
+		{"A_V4 A_V6 B_V4 B_V6", "A_V4/V6, B_V4/V6"},
+		{"A_V4 B_V6", "A_V4, B_V6"},
+		{"A_V6 A_V4", "A_V6, A_V4"},
+		{"INBOUND_MAC_FRAME_ETHERNET", "INBOUND_MAC_FRAME_ETHERNET"},
+		{"", ""},
+	} {
+		if got := families(strings.Fields(tc.layers)); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.layers, got, tc.want)
 		}
 	}
 }
