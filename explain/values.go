@@ -38,7 +38,7 @@ func Values(p *policy.Policy, m *policy.Map, l *layermap.Layer, assignments []st
 		key = layermap.CanonicalKey(key)
 		i := l.FieldIndex(key)
 		if i < 0 {
-			return nil, fmt.Errorf("layer %s has no field %s", l.Name, key)
+			return nil, fmt.Errorf("layer %s has no field %s; wfpebpf layers --fields %s lists them", l.Name, key, l.Name)
 		}
 		f := l.Fields[i]
 		if given[key] && f.DataType != layermap.TokenAccessInformation {

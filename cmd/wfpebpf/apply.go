@@ -62,7 +62,7 @@ filters on MAC frames.
   wfpebpf apply wfpstate.xml --map map.yaml --iface eth0 --failsafe tcp/22
   wfpebpf apply policy.yaml --confirm 30s
   wfpebpf apply policy.yaml --netns lab --json`,
-		Args: cobra.MinimumNArgs(1),
+		Args: policyFiles,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd, args) },
 	}
 	f := cmd.Flags()
@@ -83,7 +83,7 @@ filters on MAC frames.
 
 func (a *application) run(cmd *cobra.Command, files []string) error {
 	if cmd.Flags().Changed("confirm") && a.confirm < time.Second {
-		return usagef("--confirm %s is too short a time to confirm in", a.confirm)
+		return usagef("--confirm %s is too short a time to confirm in: 1s is the least", a.confirm)
 	}
 	var safes []failsafe
 	for _, text := range a.failsafes {
@@ -113,6 +113,9 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 		}
 		release = sync.OnceFunc(func() { engine.Close() })
 		defer release()
+		if err := a.checkLinks(); err != nil {
+			return err
+		}
 		refuseUnavailable(p, engine.Unavailable(p))
 	}
 	p.NoteProtocols()
@@ -218,6 +221,25 @@ func interrupted(ctx context.Context, err error) error {
 		return errors.New("interrupted; nothing is changed")
 	}
 	return err
+}
+
+// checkLinks finds a link that is named and not there, before anything is
+// reported as if it were to be enforced.
+func (a *application) checkLinks() error {
+	links, err := loader.HostLinks(a.options.Netns)
+	if err != nil {
+		return err
+	}
+	var have []string
+	for _, l := range links {
+		have = append(have, l.Name)
+	}
+	for _, name := range a.options.Interfaces {
+		if !slices.Contains(have, name) {
+			return fmt.Errorf("--iface %q: no such link in the network namespace, which has %s", name, strings.Join(have, ", "))
+		}
+	}
+	return nil
 }
 
 // linkNamed reports whether the links to filter are all or hold a name.

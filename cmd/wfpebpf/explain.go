@@ -126,7 +126,7 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 	}
 	layer := layermap.ByName(q.layer)
 	if q.layer != "" && layer == nil {
-		return usagef("there is no layer %q", q.layer)
+		return usagef("there is no layer %q; wfpebpf layers lists them", q.layer)
 	}
 	p, m, err := loadPolicy(cmd.ErrOrStderr(), files, q.mapFile)
 	if err != nil {
@@ -252,7 +252,7 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 	}
 	protocol, err := field("IP_PROTOCOL", q.in+q.out)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q is no protocol: tcp, udp, icmp, icmpv6 or a number", q.in+q.out)
 	}
 	t.Protocol = uint8(protocol.Num)
 	from, err := endpoint("--from", q.from)

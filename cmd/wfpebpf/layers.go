@@ -65,7 +65,7 @@ filter that tests it is not loaded).`,
 			}
 			l := layermap.ByName(fieldsOf)
 			if l == nil {
-				return usagef("there is no layer %q", fieldsOf)
+				return usagef("there is no layer %q; wfpebpf layers lists them", fieldsOf)
 			}
 			rows := fieldRows(l)
 			if asJSON {

@@ -44,22 +44,40 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	if !*started || errors.As(err, &usage) {
 		code = exitUsage
 	}
-	if msg := oneLine(err.Error()); msg != "" {
-		fmt.Fprintf(errOut, "wfpebpf: %s\n", msg)
+	msg := oneLine(err.Error())
+	if code == exitUsage {
+		help := "wfpebpf --help"
+		if cmd, _, err := root.Find(args); err == nil && cmd.HasParent() {
+			help = cmd.CommandPath() + " --help"
+		}
+		msg += " (" + help + ")"
 	}
+	fmt.Fprintf(errOut, "wfpebpf: %s\n", msg)
 	return code
 }
 
 // oneLine keeps a message, which may quote a hostile file, on its line and the
 // terminal unharmed.
 func oneLine(s string) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	var lines []string
+	for _, line := range strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	s = strings.Join(lines, "; ")
 	return strings.Map(func(r rune) rune {
 		if r != ' ' && !unicode.IsPrint(r) {
 			return unicode.ReplacementChar
 		}
 		return r
 	}, s)
+}
+
+// policyFiles is the check of arguments that are policy files.
+func policyFiles(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("a policy file is needed")
+	}
+	return nil
 }
 
 // newRoot builds the tree of commands. started becomes true once a command's

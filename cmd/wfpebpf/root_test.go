@@ -71,6 +71,25 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+func TestMistakesNameTheRemedy(t *testing.T) {
+	policy := write(t, "policy.yaml", smallPolicy)
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"aply", policy}, "Did you mean this?; apply (wfpebpf --help)"},
+		{[]string{"apply"}, "a policy file is needed (wfpebpf apply --help)"},
+		{[]string{"show", "weather"}, "callouts, filters, hooks, state, sublayers"},
+		{[]string{"explain", policy, "--layer", "NOWHERE"}, "wfpebpf layers lists them"},
+		{[]string{"explain", policy, "--layer", "ALE_AUTH_CONNECT_V4", "X=1"}, "wfpebpf layers --fields ALE_AUTH_CONNECT_V4 lists them"},
+		{[]string{"explain", policy, "--in", "x", "--to", "192.0.2.1:1"}, "tcp, udp, icmp, icmpv6 or a number"},
+	} {
+		if r := wfpebpf(t, tc.args...); r.code != exitUsage || !strings.Contains(r.err, tc.want) {
+			t.Errorf("%q: exit code %d, %q lacks %q", tc.args, r.code, r.err, tc.want)
+		}
+	}
+}
+
 func TestEveryCommandHasHelpWithExamples(t *testing.T) {
 	root, _ := newRoot()
 	for _, cmd := range root.Commands() {

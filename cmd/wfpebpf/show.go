@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -99,7 +100,12 @@ events, failsafes.`,
 		Example: `  wfpebpf show filters
   wfpebpf show state --json
   wfpebpf show hooks --netns lab`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || views[args[0]] == nil {
+				return errors.New("one of these is needed: " + strings.Join(what, ", "))
+			}
+			return nil
+		},
 		ValidArgs: what,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withEngine(target, func(e *loader.Engine) error {
