@@ -222,6 +222,10 @@ __noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie)
 		return 0;
 	flow.last = bpf_ktime_get_boot_ns();
 	flow.layer = t->layer;
+	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
+		flow.local[0] = t->local[0];
+		flow.local[1] = t->local[1];
+	}
 	key.remote[0] = t->remote[0];
 	key.remote[1] = t->remote[1];
 	key.remote_port = t->remote_port;
@@ -234,9 +238,14 @@ __noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie)
 	return 0;
 }
 
-/* Whether a flow is authorised and not idle; keeps it alive. any: whatever its
- * local address. */
-__noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 any)
+enum wfp_flow_local {
+	WFP_FLOW_LOCAL = 0,   /* the flow of the tuple's local address */
+	WFP_FLOW_ANY = 1,     /* the last one with the peer, whatever its local address */
+	WFP_FLOW_PENDING = 2, /* the last one, if its local address is this or not known yet */
+};
+
+/* Whether a flow is authorised and not idle; keeps it alive. */
+__noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 which)
 {
 	struct wfp_flow_key key = { .cookie = cookie };
 	struct wfp_flow *flow;
@@ -244,7 +253,7 @@ __noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 any)
 
 	if (!t)
 		return 0;
-	if (!any) {
+	if (which == WFP_FLOW_LOCAL) {
 		key.local[0] = t->local[0];
 		key.local[1] = t->local[1];
 	}
@@ -253,6 +262,9 @@ __noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 any)
 	key.remote_port = t->remote_port;
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow)
+		return 0;
+	if (which == WFP_FLOW_PENDING && (flow->local[0] | flow->local[1]) &&
+	    (flow->local[0] != t->local[0] || flow->local[1] != t->local[1]))
 		return 0;
 	now = bpf_ktime_get_boot_ns();
 	if (now - flow->last > WFP_UDP_IDLE)

@@ -43,11 +43,13 @@ struct in6_addr {
 };
 struct sock_common {
 	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
 	__u16 skc_dport;
 	__u16 skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
 	struct {
 		__s64 counter;
 	} skc_cookie;
@@ -73,19 +75,21 @@ struct bpf_iter__tcp {
 #pragma clang attribute pop
 
 
-/* Gives a socket the identity of the task that holds it. */
-static __always_inline void identify_old(struct sock *sk, struct task_struct *task)
+/* Gives a socket the identity of the task that holds it. Returns 1 where it had
+ * none. */
+static __always_inline int identify_old(struct sock *sk, struct task_struct *task)
 {
 	struct wfp_socket *s =
 		bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!s || s->netns_cookie)
-		return; /* made under the engine: it knows better who made it */
+		return 0; /* made under the engine: it knows better who made it */
 	identify_task(s, task);
 	s->uid = BPF_CORE_READ((struct task_struct___cred *)task, cred, fsuid.val);
 	s->gid = BPF_CORE_READ((struct task_struct___cred *)task, cred, fsgid.val);
 	s->netns_cookie = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie);
 	s->state = WFP_SOCKET_RA_DONE;
+	return 1;
 }
 
 /* cookie of an MPTCP socket older than the engine -> its identity. Written by
@@ -119,7 +123,10 @@ static __always_inline int is_subflow(struct inet_connection_sock *icsk)
 static __always_inline void old_flow(struct sock *sk)
 {
 	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	struct wfp_tuple t = { .layer = WFP_ALE_AUTH_CONNECT_V4 };
+	struct wfp_tuple t = {
+		.layer = WFP_ALE_AUTH_CONNECT_V4,
+		.known = WFP_KNOWN_LOCAL_ADDRESS,
+	};
 	__u8 b[16];
 
 	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_UDP ||
@@ -129,11 +136,15 @@ static __always_inline void old_flow(struct sock *sk)
 	if (family == AF_INET6) {
 		BPF_CORE_READ_INTO(&b, sk, __sk_common.skc_v6_daddr);
 		ip6_halves(b, t.remote);
+		BPF_CORE_READ_INTO(&b, sk, __sk_common.skc_v6_rcv_saddr);
+		ip6_halves(b, t.local);
 		if (is_mapped(t.remote)) {
 			t.remote[0] = (__u32)t.remote[1];
-			t.remote[1] = 0;
+			t.local[0] = (__u32)t.local[1];
+			t.remote[1] = t.local[1] = 0;
 		}
 	} else {
+		t.local[0] = bpf_ntohl(BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
 		t.remote[0] = bpf_ntohl(BPF_CORE_READ(sk, __sk_common.skc_daddr));
 	}
 	wfp_remember_flow(&t, bpf_get_socket_cookie(sk));
@@ -159,8 +170,8 @@ int wfp_old_sockets(struct bpf_iter__task_file *ctx)
 	family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	if (family != AF_INET && family != AF_INET6)
 		return 0;
-	identify_old(sk, task);
-	old_flow(sk);
+	if (identify_old(sk, task))
+		old_flow(sk);
 	if (BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
 		keep_mptcp(sk);
 	return 0;

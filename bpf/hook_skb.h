@@ -67,6 +67,18 @@ static __always_inline struct wfp_socket *skb_socket(struct bpf_sock *sk)
 	return s->netns_cookie == c->netns_cookie ? s : NULL;
 }
 
+/* Whether the policy has anything to say to TCP at the V4 layer, at its V6 twin
+ * or to its binds. Where it has not, the hooks that identify the subflows of
+ * MPTCP are not attached. */
+static __always_inline int tcp_judged(struct __sk_buff *skb, __u32 layer)
+{
+	__u32 generation = active_generation();
+	__u32 v6 = skb->protocol == bpf_htons(ETH_P_IPV6) ? 2 : 0;
+
+	return find_layer(generation, layer | v6) ||
+	       find_layer(generation, WFP_ALE_RESOURCE_ASSIGNMENT_V4 | v6);
+}
+
 SEC("cgroup_skb/ingress")
 int wfp_skb_ingress(struct __sk_buff *skb)
 {
@@ -78,7 +90,9 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 	if (!sk)
 		return WFP_PASS;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || (sk->protocol != IPPROTO_UDP && sk->state != BPF_TCP_LISTEN))
+	if (!sk || (sk->protocol != IPPROTO_UDP &&
+		    (sk->state != BPF_TCP_LISTEN ||
+		     !tcp_judged(skb, WFP_ALE_AUTH_RECV_ACCEPT_V4))))
 		return WFP_PASS;
 	s = skb_socket(sk);
 	if (!s || !wfp_packet_tuple(skb, &t, 0))
@@ -87,7 +101,7 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 		return WFP_DROP;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		if (wfp_flow_alive(&t, cookie, 0))
+		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
 			return WFP_PASS;
 	}
 	if (wfp_ale(&t, s))
@@ -134,17 +148,6 @@ static __always_inline int assumption_failed(struct wfp_socket *s, const struct 
 	       (!c || t->local_port < c->ephemeral_low || t->local_port > c->ephemeral_high);
 }
 
-/* Whether the policy has anything to say to a TCP connect. Where it has not, the
- * connect hooks are not attached and a subflow of MPTCP has no identity. */
-static __always_inline int connects_judged(struct __sk_buff *skb)
-{
-	__u32 generation = active_generation();
-	__u32 v6 = skb->protocol == bpf_htons(ETH_P_IPV6) ? 2 : 0;
-
-	return find_layer(generation, WFP_ALE_AUTH_CONNECT_V4 | v6) ||
-	       find_layer(generation, WFP_ALE_RESOURCE_ASSIGNMENT_V4 | v6);
-}
-
 SEC("cgroup_skb/egress")
 int wfp_skb_egress(struct __sk_buff *skb)
 {
@@ -158,7 +161,8 @@ int wfp_skb_egress(struct __sk_buff *skb)
 		return WFP_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || (sk->protocol != IPPROTO_UDP &&
-		    (sk->state != BPF_TCP_SYN_SENT || !connects_judged(skb))))
+		    (sk->state != BPF_TCP_SYN_SENT ||
+		     !tcp_judged(skb, WFP_ALE_AUTH_CONNECT_V4))))
 		return WFP_PASS;
 	s = skb_socket(sk);
 	if (!s || !wfp_packet_tuple(skb, &t, 1))
@@ -166,9 +170,9 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	authorised = 1;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		if (wfp_flow_alive(&t, cookie, 0))
+		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
 			return WFP_PASS;
-		authorised = wfp_flow_alive(&t, cookie, 1);
+		authorised = wfp_flow_alive(&t, cookie, WFP_FLOW_PENDING);
 	}
 	if (assumption_failed(s, &t))
 		authorised = 0;

@@ -199,7 +199,7 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 	wfp_put_destination(t, s, sk->bound_dev_if);
 	if (t->protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(ctx);
-		if (wfp_flow_alive(t, cookie, 1))
+		if (wfp_flow_alive(t, cookie, local_known ? WFP_FLOW_PENDING : WFP_FLOW_ANY))
 			return 1;
 	}
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);

@@ -304,6 +304,7 @@ struct wfp_flow_key {
 
 struct wfp_flow {
 	__u64 last; /* ns since boot of the last datagram */
+	__u64 local[2]; /* zero: a socket call opened it, its packet is to come */
 	__u32 layer; /* where it was authorised */
 	__u32 pad;
 };

@@ -99,6 +99,7 @@ const (
 type WFPWfpFlow struct {
 	_     structs.HostLayout
 	Last  uint64
+	Local [2]uint64
 	Layer uint32
 	Pad   uint32
 }

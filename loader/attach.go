@@ -60,9 +60,9 @@ var hooks = []hook{
 	{"connect6", "wfp_connect6", onCgroup, ebpf.AttachCGroupInet6Connect, outgoing},
 	{"sendmsg4", "wfp_sendmsg4", onCgroup, ebpf.AttachCGroupUDP4Sendmsg, outgoing},
 	{"sendmsg6", "wfp_sendmsg6", onCgroup, ebpf.AttachCGroupUDP6Sendmsg, outgoing},
-	// outbound datagrams open flows that answers may come back on
+	// a datagram opens a flow that answers pass on, whichever way it goes
 	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, ale},
-	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, slices.Concat(assignment, accept)},
+	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, ale},
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
 		layermap.InboundMACFrameEthernet, layermap.InboundIPPacketV4, layermap.InboundIPPacketV6}},
 	{"tc_egress", "wfp_tc_egress", onTCX, ebpf.AttachTCXEgress, []layermap.LayerID{

@@ -293,7 +293,7 @@ func (t routeTable) fillSources(h *netlink.Handle) error {
 			}
 			i := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
 				linkLocal := a.Scope == unix.RT_SCOPE_LINK
-				return a.LinkIndex == int(r.Ifindex) && linkLocal == (v6 && key.Addr[0] == 0xfe && key.Addr[1]&0xc0 == 0x80)
+				return a.LinkIndex == int(r.Ifindex) && a.Flags&unix.IFA_F_DEPRECATED == 0 && linkLocal == (v6 && key.Addr[0] == 0xfe && key.Addr[1]&0xc0 == 0x80)
 			})
 			if i >= 0 {
 				r.Src = addressHalves(addrs[i].IP.To4(), addrs[i].IP.To16())

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/loader"
@@ -46,6 +48,18 @@ func newBed(t *testing.T) *bed {
 	t.Parallel() // most tests wait for what does not come
 	b := &bed{t: t, host: testbed.NewNetns(t, "host"), peer: testbed.NewNetns(t, "peer"), cgroup: testbed.NewCgroup(t, "live")}
 	b.hostEnd, b.peerEnd = testbed.Veth(t, b.host, b.peer, "h0", "p0", testbed.VethOptions{SecondAddresses: true})
+	for _, e := range []testbed.End{b.hostEnd, b.peerEnd} {
+		// the kernel takes the newest IPv6 address unless it is deprecated
+		link, h := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: e.Index}}, e.Netns.Netlink()
+		second := func(bits int) *netlink.Addr {
+			return &netlink.Addr{
+				IPNet: &net.IPNet{IP: e.SecondV6.AsSlice(), Mask: net.CIDRMask(bits, 128)}, ValidLft: 3600, Flags: unix.IFA_F_NODAD,
+			}
+		}
+		if err := errors.Join(h.AddrDel(link, second(64)), h.AddrAdd(link, second(128))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return b
 }
 
