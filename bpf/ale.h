@@ -190,7 +190,7 @@ __noinline int wfp_put_local(struct wfp_tuple *t)
 	route = find_route(t->local, v6);
 	if (!route)
 		return 0;
-	t->local_type = route->type;
+	t->local_type = routed_type(t->local, v6, route);
 	if (route->local)
 		t->ifindex = route->ifindex;
 	return 0;

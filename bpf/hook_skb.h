@@ -34,20 +34,16 @@ __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u3
 		__builtin_memcpy(t->remote, h.destination, sizeof(t->remote));
 		t->local_port = h.source_port;
 		t->remote_port = h.destination_port;
-		t->destination_type = address_type(t->remote, h.v6);
 		route = find_route(t->remote, h.v6);
-		if (route)
-			t->destination_type = route->type;
+		t->destination_type = routed_type(t->remote, h.v6, route);
 		return 1;
 	}
 	__builtin_memcpy(t->local, h.destination, sizeof(t->local));
 	__builtin_memcpy(t->remote, h.source, sizeof(t->remote));
 	t->local_port = h.destination_port;
 	t->remote_port = h.source_port;
-	t->local_type = address_type(t->local, h.v6);
 	route = find_route(t->local, h.v6);
-	if (route)
-		t->local_type = route->type;
+	t->local_type = routed_type(t->local, h.v6, route);
 	return 1;
 }
 

@@ -137,10 +137,9 @@ __noinline int wfp_put_destination(struct wfp_tuple *t, struct wfp_socket *s, __
 		else
 			t->remote[0] = 0x7f000001;
 	}
-	t->destination_type = address_type(t->remote, v6);
 	route = find_route(t->remote, v6);
+	t->destination_type = routed_type(t->remote, v6, route);
 	if (route) {
-		t->destination_type = route->type;
 		t->ifindex = route->local ? WFP_LOOPBACK_IFINDEX : route->ifindex;
 		if (!(t->known & WFP_KNOWN_LOCAL_ADDRESS) && (route->src[0] | route->src[1])) {
 			t->local[0] = route->src[0];

@@ -100,12 +100,8 @@ static __always_inline void put_addresses(struct wfp_values *v, const struct wfp
 {
 	__u32 type = address_type(seen->local, v6);
 
-	if (type == WFP_NL_UNICAST && !seen->outbound) {
-		struct wfp_route *route = find_route(seen->local, v6);
-
-		if (route)
-			type = route->type;
-	}
+	if (!seen->outbound)
+		type = routed_type(seen->local, v6, find_route(seen->local, v6));
 	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, type);
 	put(v, WFP_SLOT_LOCAL_ADDRESS, seen->local[0]);
 	v->slot[WFP_SLOT_LOCAL_ADDRESS + 1] = seen->local[1];

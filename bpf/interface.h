@@ -70,3 +70,13 @@ static __always_inline __u32 address_type(const __u64 address[2], int v6)
 	       address[0] == 0xffffffff ? WFP_NL_BROADCAST :
 	       address[0] >> 28 == 0xe ? WFP_NL_MULTICAST : WFP_NL_UNICAST;
 }
+
+/* NL_ADDRESS_TYPE: which unicast addresses are broadcast ones the routes tell; a
+ * default route says nothing of a multicast address. */
+static __always_inline __u32 routed_type(const __u64 address[2], int v6,
+					 const struct wfp_route *route)
+{
+	__u32 type = address_type(address, v6);
+
+	return route && type == WFP_NL_UNICAST ? route->type : type;
+}
