@@ -45,6 +45,10 @@ type Generator struct {
 	masks   map[string][]uint64                   // operands of FLAGS_*, few a field
 	pending map[layermap.LayerID][]Use            // uses that have not had their turn
 	filters map[layermap.LayerID][]*filter.Filter // of the last policy: traffic aims at them
+	// Of the layer at hand:
+	unconditional bool                            // some filters have no conditions
+	narrow        int                             // the others have so many more
+	groups        map[string][][]filter.Condition // of a large layer, by field, to be used again; else nil
 	// Used counts the conditions made so far.
 	Used map[Use]int
 }
@@ -86,8 +90,19 @@ func (g *Generator) PolicyOf(subLayers int, filters map[layermap.LayerID]int) *p
 		}
 		callout := filter.DeriveKey("callout", l.Name)
 		must(s.AddCallout(filter.Callout{Key: callout, Name: "not registered, " + l.Name, Layer: l.ID}))
+		// in some layers most sublayers leave the decision to the next
+		hard := pick(g, []int{2, 3, 3, 24})
+		if filters[l.ID] > 4096 {
+			hard = 1000 // else nothing but the first filters would ever decide
+		}
+		g.unconditional, g.narrow, g.groups = g.one(2), 2*g.r.IntN(2), nil
+		if filters[l.ID] > 500 {
+			// As in real policies, many filters ask the same of a field. What
+			// no two share makes tables that take seconds to compile.
+			g.groups = map[string][][]filter.Condition{}
+		}
 		for i := range filters[l.ID] {
-			f := g.filter(&l, keys[i%len(keys)], callout)
+			f := g.filter(&l, keys[i%len(keys)], callout, hard)
 			f.Name = fmt.Sprintf("%s %d", l.Name, i)
 			must(s.AddFilter(f))
 			g.filters[l.ID] = append(g.filters[l.ID], f)
@@ -106,7 +121,9 @@ func (g *Generator) one(n int) bool { return g.r.IntN(n) == 0 }
 
 func pick[T any](g *Generator, of []T) T { return of[g.r.IntN(len(of))] }
 
-func (g *Generator) filter(l *layermap.Layer, sub, callout filter.GUID) *filter.Filter {
+// filter makes a filter; one in hard of them is a BLOCK, and of the others one
+// in hard clears the right.
+func (g *Generator) filter(l *layermap.Layer, sub, callout filter.GUID, hard int) *filter.Filter {
 	f := &filter.Filter{Layer: l.ID, SubLayer: sub, Action: filter.ActionPermit}
 	switch g.r.IntN(4) {
 	case 0:
@@ -114,36 +131,45 @@ func (g *Generator) filter(l *layermap.Layer, sub, callout filter.GUID) *filter.
 	case 1:
 		f.Weight = filter.U8(uint8(g.r.IntN(16)))
 	}
-	if g.one(4) {
+	if g.one(hard) {
 		f.Flags |= filter.FlagClearActionRight
 	}
-	switch g.r.IntN(24) {
-	case 0, 1, 2, 3, 4, 5, 6, 7:
+	if g.one(hard) {
 		f.Action = filter.ActionBlock
-	case 8:
+	}
+	switch g.r.IntN(32) {
+	case 0:
 		f.Action, f.Callout = filter.ActionCalloutInspection, callout
-	case 9:
+	case 1:
 		f.Action, f.Callout = pick(g, []filter.Action{filter.ActionCalloutTerminating, filter.ActionCalloutUnknown}), callout
-		if g.one(2) {
+		if hard > 24 || g.one(2) {
 			f.Flags |= filter.FlagPermitIfCalloutUnregistered
 		}
 	}
-	if g.one(50) {
-		// what stands at the end of most sublayers: for everything else
+	if g.unconditional && g.one(40) {
+		// what stands at the end of a sublayer: for everything else
 		f.Weight = filter.U8(0)
 		return f
 	}
 	first := g.next(l)
 	g.ask(l, f, first.Field, first.Form)
-	for range g.r.IntN(3) {
-		field := pick(g, l.Fields)
-		kind := l.Source(field.Key).Kind
-		if kind == layermap.Refused || kind != layermap.Filled && !g.one(8) {
-			continue
-		}
+	for range 1 + g.narrow + g.r.IntN(4) {
+		field := g.field(l)
 		g.ask(l, f, field.Key, g.form(field))
 	}
 	return f
+}
+
+// field draws a field, mostly one that traffic fills.
+func (g *Generator) field(l *layermap.Layer) layermap.Field {
+	filled := !g.one(16)
+	for {
+		f := pick(g, l.Fields)
+		kind := l.Source(f.Key).Kind
+		if kind == layermap.Filled || !filled && kind != layermap.Refused {
+			return f
+		}
+	}
 }
 
 // next is the use whose turn it is: each gets one before any gets another.
@@ -158,16 +184,29 @@ func (g *Generator) next(l *layermap.Layer) Use {
 	return u
 }
 
+// distinct is how many groups of conditions on one field a large layer has.
+const distinct = 40
+
 // ask adds a condition, and with it sometimes others on the same field, which
 // are OR'ed.
 func (g *Generator) ask(l *layermap.Layer, f *filter.Filter, key, form string) {
-	field := l.Fields[l.FieldIndex(key)]
-	for range 1 + g.r.IntN(5)*g.r.IntN(2) {
-		c := g.condition(l, field, form)
-		g.Used[Use{l.ID, key, form}]++
-		f.Conditions = append(f.Conditions, c)
-		form = g.form(field)
+	var group []filter.Condition
+	if known := g.groups[key]; len(known) >= distinct {
+		group = pick(g, known)
+	} else {
+		field := l.Fields[l.FieldIndex(key)]
+		for range 1 + g.r.IntN(5)*g.r.IntN(2) {
+			group = append(group, g.condition(l, field, form))
+			form = g.form(field)
+		}
+		if g.groups != nil {
+			g.groups[key] = append(known, group)
+		}
 	}
+	for _, c := range group {
+		g.Used[Use{l.ID, key, FormOf(c)}]++
+	}
+	f.Conditions = append(f.Conditions, group...)
 }
 
 // Forms of conditions besides a match type with a value of the field's type.
@@ -245,17 +284,30 @@ func FormOf(c filter.Condition) string {
 	case layermap.SecurityDescriptorType:
 		return formGrants
 	}
-	for form, m := range matches {
-		if m == c.Match && form != formEmpty && form != formMask && form != formNotMask && form != formGrants {
-			return form
-		}
-	}
-	return c.Match.String()
+	return plainForms[c.Match]
 }
 
-// form draws one; no value is asked for more rarely than any one value.
+// plainForms are the forms that are a match type with a value of the field's.
+var plainForms = func() map[filter.MatchType]string {
+	forms := map[filter.MatchType]string{}
+	for form, m := range matches {
+		if form != formEmpty && form != formMask && form != formNotMask && form != formGrants {
+			forms[m] = form
+		}
+	}
+	return forms
+}()
+
+// form draws one, mostly a specific one: else the same few broad filters would
+// decide everything. No value is asked for rarely, too.
 func (g *Generator) form(f layermap.Field) string {
 	forms := Forms(f)
+	if !g.one(4) {
+		if f.Type == layermap.IPAddress && g.one(2) {
+			return formMask
+		}
+		return forms[0]
+	}
 	if !g.one(12) {
 		forms = forms[:len(forms)-1]
 	}
@@ -480,6 +532,7 @@ func (g *Generator) flip(v filter.Value) filter.Value {
 // last policy: they meet its conditions, where one can, or miss one narrowly.
 func (g *Generator) Values(l *layermap.Layer) filter.Values {
 	vs := make(filter.Values, len(l.Fields))
+	stranger := g.one(12) // has little that any condition names
 	for i, f := range l.Fields {
 		src := l.Source(f.Key)
 		switch {
@@ -487,9 +540,12 @@ func (g *Generator) Values(l *layermap.Layer) filter.Values {
 			vs[i] = filter.Value{Type: f.DataType, Num: src.Value}
 		case src.Kind == layermap.Filled && !g.one(16):
 			vs[i] = g.traffic(l, f)
+			if stranger && arrayLen(f.DataType)+int(bits(f.DataType)) > 0 {
+				vs[i] = g.fresh(f)
+			}
 		}
 	}
-	if fs := g.filters[l.ID]; len(fs) > 0 && !g.one(4) {
+	if fs := g.filters[l.ID]; len(fs) > 0 && !stranger && !g.one(4) {
 		g.aim(l, pick(g, fs), vs)
 	}
 	return vs

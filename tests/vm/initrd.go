@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,7 +47,7 @@ reboot -f
 `
 
 // writeInitrd makes the file system that a machine starts with.
-func writeInitrd(path, root, busybox, program string, args []string) error {
+func writeInitrd(path, root, busybox string, more map[string]string, program string, args []string) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -64,12 +65,14 @@ func writeInitrd(path, root, busybox, program string, args []string) error {
 	if err != nil {
 		return err
 	}
-	for _, file := range []struct{ name, from string }{{"bin/busybox", busybox}, {"program", program}} {
-		data, err := os.ReadFile(file.from)
+	files := map[string]string{"bin/busybox": busybox, "program": program}
+	maps.Copy(files, more)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		data, err := os.ReadFile(files[name])
 		if err != nil {
 			return err
 		}
-		w.add(file.name, 0o755, data)
+		w.add(name, 0o755, data)
 	}
 	run := "#!/bin/busybox sh\nexec /program"
 	for _, arg := range args {

@@ -39,6 +39,13 @@ const limit = 10 * time.Minute
 // cannot be had, and fails where the machine does not come to an end.
 func Run(t testing.TB, k Kernel, program string, args ...string) Result {
 	t.Helper()
+	return RunWith(t, k, nil, program, args...)
+}
+
+// RunWith is Run of a machine that has more programs: files are their paths
+// here by their names there, which are in the root directory.
+func RunWith(t testing.TB, k Kernel, files map[string]string, program string, args ...string) Result {
+	t.Helper()
 	qemu := require(t, "qemu-system-x86_64", "qemu-system-x86")
 	busybox := require(t, "busybox", "busybox-static")
 	if static, err := isStatic(busybox); err != nil || !static {
@@ -51,7 +58,7 @@ func Run(t testing.TB, k Kernel, program string, args ...string) Result {
 
 	dir := t.TempDir()
 	initrd := filepath.Join(dir, "initrd.gz")
-	if err := writeInitrd(initrd, root, busybox, program, args); err != nil {
+	if err := writeInitrd(initrd, root, busybox, files, program, args); err != nil {
 		t.Fatal(err)
 	}
 	kernel, err := findKernel(root)
@@ -88,11 +95,12 @@ func Run(t testing.TB, k Kernel, program string, args ...string) Result {
 }
 
 // BuildTest compiles the tests of a package into a program for Run, whose
-// arguments are then -test.run and the like.
-func BuildTest(t testing.TB, pkg string) string {
+// arguments are then -test.run and the like. Tests that are for such a machine
+// only stand behind build tags.
+func BuildTest(t testing.TB, pkg string, tags ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), filepath.Base(pkg)+".test")
-	build(t, "test", "-c", "-o", out, pkg)
+	build(t, "test", "-c", "-tags", strings.Join(tags, ","), "-o", out, pkg)
 	return out
 }
 

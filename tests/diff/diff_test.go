@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package diff holds the kernel's classifier to the evaluator: random policies
+// go through the engine's own commit into the tables of a throw-away instance,
+// and the judge answers, by the code of the hooks, about random traffic.
+package diff
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wfpebpf/wfpebpf/bpf"
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/policy"
+	"github.com/wfpebpf/wfpebpf/tests/random"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
+)
+
+func TestMain(m *testing.M) { testbed.Main(m) }
+
+const (
+	pairsEnv = "DIFF_PAIRS" // pairs of verdicts to compare
+	seedEnv  = "DIFF_SEED"  // of the first round; the next round has the next
+
+	defaultPairs = 210_000
+	defaultSeed  = 1
+	// Below this the coverage is shown but not asked for: such a run looks at
+	// single rounds again.
+	coveredPairs = 200_000
+
+	// pairsPerLayer is how much traffic each round has for each layer.
+	pairsPerLayer = 400
+	// In how many rounds of that kind each layer has its turn to be big (one
+	// round in eight has big layers) or large.
+	bigCycle, largeCycle = 5, 4
+)
+
+// TestDifferential compares the evaluator's verdicts with the kernel's: the
+// action, the right that is left, and the filter that decided.
+func TestDifferential(t *testing.T) {
+	testbed.RequireRoot(t)
+	pairs, seed := number(t, pairsEnv, defaultPairs), uint64(number(t, seedEnv, defaultSeed))
+	t.Logf("%s=%d %s=%d", pairsEnv, pairs, seedEnv, seed)
+
+	d := newDiffer(t)
+	for _, s := range corpus(t) {
+		d.round(s)
+	}
+	d.pairs, d.agreed = 0, 0 // what is asked for is random
+	start := time.Now()
+	for d.pairs < pairs && !t.Failed() {
+		d.round(seed)
+		seed++
+	}
+	if t.Failed() {
+		return
+	}
+	elapsed := time.Since(start)
+	t.Logf("%d pairs in %d policies agree; %s, %.0f pairs/s; %s for commits, %s for the judge, %s for the evaluator",
+		d.agreed, d.rounds, elapsed.Round(time.Millisecond), float64(d.pairs)/elapsed.Seconds(),
+		d.committed.Round(time.Millisecond), d.judged.Round(time.Millisecond), d.evaluated.Round(time.Millisecond))
+	t.Log("\n" + d.coverage.table())
+	missing := d.coverage.missing()
+	if pairs < coveredPairs {
+		t.Logf("coverage is asked for from %d pairs on; of it this run lacks %d things", coveredPairs, len(missing))
+		return
+	}
+	for _, m := range missing {
+		t.Error("not covered: " + m)
+	}
+}
+
+func number(t *testing.T, env string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(env)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		t.Fatalf("%s=%s is no number", env, text)
+	}
+	return n
+}
+
+//go:embed testdata/seeds
+var seeds string
+
+// corpus is the seeds that found something once.
+func corpus(t *testing.T) []uint64 {
+	t.Helper()
+	var list []uint64
+	for lines := bufio.NewScanner(strings.NewReader(seeds)); lines.Scan(); {
+		text, _, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
+		if text == "" || text[0] == '#' {
+			continue
+		}
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("testdata/seeds: %v", err)
+		}
+		list = append(list, seed)
+	}
+	return list
+}
+
+// secondPage is from where in the order of a layer filters cannot be on the
+// first page of their rows: some filters never get into the tables, since their
+// callouts only look on or nothing here can match them.
+const secondPage = bpf.PageBits + 400
+
+// live is the layers that run.
+func live() []*layermap.Layer {
+	var list []*layermap.Layer
+	for _, l := range layermap.Layers() {
+		if l.Hook().Live {
+			list = append(list, &l)
+		}
+	}
+	return list
+}
+
+// size draws how many sublayers and filters a seed's policy has: most rounds
+// have small layers, all of them; some have a few larger ones and nothing else,
+// and some a few whose rows take two pages of the tables.
+func size(seed uint64) (subLayers int, filters map[layermap.LayerID]int) {
+	const small, large, big = uint64(64), uint64(1000), uint64(secondPage + 200)
+	filters = map[layermap.LayerID]int{}
+	for i, l := range live() {
+		i, turn := uint64(i), seed/8
+		n := small + (seed*31+i*17)%48
+		switch {
+		case seed%8 == 1:
+			n = 0
+			if i%bigCycle == turn%bigCycle {
+				n = big + seed*7%300
+			}
+		case seed%8 == 3:
+			n = 0
+			if i%largeCycle == turn%largeCycle {
+				n = large
+			}
+		}
+		filters[l.ID] = int(n)
+	}
+	return []int{5, bpf.MaxSubLayers, 6, bpf.MaxSubLayers}[seed%4], filters
+}
+
+// differ runs rounds on one engine: each commits over the one before, so that
+// both slots of the tables serve in turn.
+type differ struct {
+	t         *testing.T
+	engine    *loader.Engine
+	layers    []*layermap.Layer
+	coverage  *coverage
+	pairs     int
+	agreed    int
+	rounds    int
+	committed time.Duration
+	judged    time.Duration
+	evaluated time.Duration
+}
+
+// newDiffer opens an engine where it has nothing to filter.
+func newDiffer(t *testing.T) *differ {
+	ns, cg := testbed.NewNetns(t, "diff"), testbed.NewCgroup(t, "diff")
+	e, err := loader.Open(loader.Options{Target: loader.Target{Netns: ns.Name, Cgroup: cg.Rel}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Down(); err != nil {
+			t.Errorf("down: %v", err)
+		}
+		e.Close()
+	})
+	return &differ{t: t, engine: e, layers: live(), coverage: newCoverage()}
+}
+
+// round commits the policy of a seed and compares verdicts at each layer.
+func (d *differ) round(seed uint64) {
+	d.t.Helper()
+	g := random.New(seed)
+	subLayers, filters := size(seed)
+	p := g.PolicyOf(subLayers, filters)
+	start := time.Now()
+	err := d.engine.Commit(context.Background(), p)
+	d.committed += time.Since(start)
+	if err != nil {
+		d.t.Fatalf("%s=%d: commit: %v", seedEnv, seed, err)
+	}
+	d.rounds++
+	d.coverage.policy(g.Used)
+	empty := false
+	for _, l := range d.layers {
+		values := make([]filter.Values, pairsPerLayer)
+		if filters[l.ID] == 0 {
+			if empty {
+				continue
+			}
+			// one layer may tell that what the slot had before is gone
+			empty = true
+			values = values[:20]
+		}
+		for i := range values {
+			values[i] = g.Values(l)
+		}
+		start := time.Now()
+		verdicts, err := d.engine.Judge(l.ID, values)
+		d.judged += time.Since(start)
+		if err != nil {
+			d.t.Fatalf("%s=%d: %v: judge: %v", seedEnv, seed, l.ID, err)
+		}
+		if len(verdicts) != len(values) {
+			d.t.Fatalf("%s=%d: %v: %d verdicts on %d cases", seedEnv, seed, l.ID, len(verdicts), len(values))
+		}
+		start = time.Now()
+		want := make([]filter.Result, len(values))
+		plan, order := p.Store.Plan(l.ID), p.Store.Layer(l.ID)
+		for i, v := range values {
+			plan.Arbitrate(v, nil, &want[i])
+		}
+		d.evaluated += time.Since(start)
+		for i := range values {
+			d.pairs++
+			if !same(want[i], verdicts[i]) {
+				d.disagree(p, l, seed, values[i], want[i], verdicts[i])
+				return // the rest of the round would tell the same story
+			}
+			d.agreed++
+			if len(order) > 0 {
+				d.coverage.verdict(l, want[i], want[i].Filter != nil && slices.Index(order, want[i].Filter) >= secondPage)
+			}
+		}
+		if len(order) > 0 {
+			d.coverage.layer(l, len(want[0].SubLayers), len(order))
+		}
+	}
+}
+
+func same(want filter.Result, got loader.Verdict) bool {
+	var id filter.ID
+	if want.Filter != nil {
+		id = want.Filter.ID
+	}
+	return got.Action == want.Action && got.Soft == want.Soft && got.Filter == id
+}
+
+// disagree reports one pair in full.
+func (d *differ) disagree(p *policy.Policy, l *layermap.Layer, seed uint64, values filter.Values, want filter.Result, got loader.Verdict) {
+	d.t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s=%d, %v, %d filters: the evaluator and the kernel disagree\n", seedEnv, seed, l.ID, len(p.Store.Layer(l.ID)))
+	fmt.Fprintf(&b, "  again: %s=%d %s=1 go test -count=1 -v -run TestDifferential ./tests/diff\n", seedEnv, seed, pairsEnv)
+	fmt.Fprintf(&b, "  with the policy before it in the other slot: %s=%d %s=%d\n", seedEnv, seed-1, pairsEnv, 1+pairsPerLayer*len(d.layers))
+	fmt.Fprintf(&b, "  and then a line for tests/diff/testdata/seeds\n")
+	id := filter.ID(0)
+	if want.Filter != nil {
+		id = want.Filter.ID
+	}
+	fmt.Fprintf(&b, "  evaluator: %v, %s, by filter %d\n", want.Action, right(want.Soft), id)
+	fmt.Fprintf(&b, "  kernel:    %v, %s, by filter %d\n", got.Action, right(got.Soft), got.Filter)
+	for i, f := range l.Fields {
+		if l.Source(f.Key).Kind == layermap.Filled {
+			fmt.Fprintf(&b, "    %s = %s\n", f.Key, text(values[i]))
+		}
+	}
+	for _, id := range slices.Compact([]filter.ID{id, got.Filter}) {
+		if f := p.Store.Filter(id); f != nil {
+			b.WriteString(describe(f, l, values))
+		}
+	}
+	d.t.Error(b.String())
+}
+
+func right(soft bool) string {
+	if soft {
+		return "soft"
+	}
+	return "hard"
+}
+
+func text(v filter.Value) string {
+	if v.Type == layermap.ByteBlob {
+		return strconv.Quote(string(v.Bytes))
+	}
+	return v.String()
+}
+
+func describe(f *filter.Filter, l *layermap.Layer, values filter.Values) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  filter %d %q: %v, flags %#x, weight %d, sublayer %s; matches, says the evaluator: %v\n",
+		f.ID, f.Name, f.Action, uint32(f.Flags), f.EffectiveWeight, f.SubLayer, filter.MatchesAll(f.Conditions, l, values))
+	for _, c := range f.Conditions {
+		operand := text(c.Value)
+		if c.Value.SD != nil {
+			operand = fmt.Sprintf("%+v", c.Value.SD.Entries)
+		}
+		fmt.Fprintf(&b, "    %s %v %v %s: %v\n", c.Field, c.Match, c.Value.Type, operand, c.Matches(values[l.FieldIndex(c.Field)]))
+	}
+	return b.String()
+}
+
+// The random policies and traffic of a seed are always the same: otherwise no
+// disagreement could be looked at again.
+func TestDiffSeedsRepeat(t *testing.T) {
+	make := func() (*random.Generator, []*filter.Filter, []filter.Values) {
+		g := random.New(99)
+		subLayers, filters := size(99)
+		p := g.PolicyOf(subLayers, filters)
+		var values []filter.Values
+		for _, l := range live() {
+			for range 20 {
+				values = append(values, g.Values(l))
+			}
+		}
+		return g, p.Store.Filters(), values
+	}
+	a, filtersA, valuesA := make()
+	b, filtersB, valuesB := make()
+	if !maps.Equal(a.Used, b.Used) {
+		t.Error("the conditions differ")
+	}
+	for i, f := range filtersA {
+		g := filtersB[i]
+		if f.EffectiveWeight != g.EffectiveWeight || f.Action != g.Action || fmt.Sprint(f.Conditions) != fmt.Sprint(g.Conditions) {
+			t.Fatalf("filter %d differs: %v and %v", i, f, g)
+		}
+	}
+	for i := range valuesA {
+		for j := range valuesA[i] {
+			if !valuesA[i][j].Equal(valuesB[i][j]) {
+				t.Fatalf("traffic %d differs: %v and %v", i, valuesA[i], valuesB[i])
+			}
+		}
+	}
+}
