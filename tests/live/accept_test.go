@@ -238,7 +238,7 @@ func TestAcceptProfile(t *testing.T) {
 	} {
 		t.Run(row.condition, func(t *testing.T) {
 			b.commit(b.load(blocks(atAccept, row.condition), m))
-			b.overBothLinks(client, func(t *testing.T, c call, f family, first bool) {
+			b.overBothLinks(t, client, func(t *testing.T, c call, f family, first bool) {
 				if first {
 					c.want(t, client, f, row.onPrivate)
 				} else {
@@ -250,13 +250,13 @@ func TestAcceptProfile(t *testing.T) {
 }
 
 // overBothLinks runs a test with TCP and UDP over h0, then over h1.
-func (b *bed) overBothLinks(client *testbed.Proc, test func(t *testing.T, c call, f family, first bool)) {
+func (b *bed) overBothLinks(t *testing.T, client *testbed.Proc, test func(t *testing.T, c call, f family, first bool)) {
 	other := map[string]string{"v4": "10.77.1.1", "v6": "[fd77:1::1]"}
 	for _, f := range b.families() {
 		for _, c := range []call{tcp(8080), udp(8080)} {
-			b.t.Run(c.name+" "+f.name+" on h0", func(t *testing.T) { test(t, c, f, true) })
+			t.Run(c.name+" "+f.name+" on h0", func(t *testing.T) { test(t, c, f, true) })
 			c.from, c.to = nil, func(f family) string { return other[f.name] }
-			b.t.Run(c.name+" "+f.name+" on h1", func(t *testing.T) { test(t, c, f, false) })
+			t.Run(c.name+" "+f.name+" on h1", func(t *testing.T) { test(t, c, f, false) })
 		}
 	}
 }
@@ -277,7 +277,7 @@ func TestAcceptQuarantine(t *testing.T) {
 		rule("PERMIT", "Out of quarantine", "ALE_AUTH_RECV_ACCEPT_V4", 8, fmt.Sprintf(out, 8))+
 		rule("PERMIT", "Out of quarantine", "ALE_AUTH_RECV_ACCEPT_V6", 8, fmt.Sprintf(out, 9))+
 		rule("BLOCK", "Quarantine", atAccept, 0), m))
-	b.overBothLinks(client, func(t *testing.T, c call, f family, first bool) {
+	b.overBothLinks(t, client, func(t *testing.T, c call, f family, first bool) {
 		if first {
 			c.want(t, client, f, passes)
 			b.wantHits("ALE_AUTH_RECV_ACCEPT_"+f.layer, "Out of quarantine")

@@ -93,7 +93,8 @@ func (b *bed) load(yaml string, m *policy.Map) *policy.Policy {
 	return p
 }
 
-func (b *bed) commit(p *policy.Policy) {
+// openEngine opens the bed's instance; it goes when the test ends.
+func (b *bed) openEngine() {
 	b.t.Helper()
 	if b.engine == nil {
 		e, err := loader.Open(loader.Options{Target: b.target()})
@@ -108,6 +109,11 @@ func (b *bed) commit(p *policy.Policy) {
 			e.Close()
 		})
 	}
+}
+
+func (b *bed) commit(p *policy.Policy) {
+	b.t.Helper()
+	b.openEngine()
 	if err := b.engine.Commit(context.Background(), p); err != nil {
 		b.t.Fatal(err)
 	}
