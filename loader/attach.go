@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -185,7 +186,7 @@ const (
 )
 
 // attachClsact attaches below 6.6. What it makes is no BPF link: a file beside
-// the pins remembers it, and whether the qdisc is ours.
+// the pins remembers it and the link's index, another that the qdisc is ours.
 func (e *Engine) attachClsact(s spot, prog *ebpf.Program) error {
 	return e.ns.do(func() error {
 		qdisc := &netlink.GenericQdisc{
@@ -205,7 +206,7 @@ func (e *Engine) attachClsact(s spot, prog *ebpf.Program) error {
 		if err := netlink.FilterReplace(f); err != nil {
 			return fmt.Errorf("attaching %s: %w", s.pin(), err)
 		}
-		return os.WriteFile(filepath.Join(e.in.run, "tc-"+s.pin()), nil, 0o600)
+		return os.WriteFile(filepath.Join(e.in.run, "tc-"+s.pin()), []byte(strconv.Itoa(s.dev.Index)), 0o600)
 	})
 }
 
@@ -236,6 +237,32 @@ func (in *instance) attached() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// holds reports whether an attachment that has a name is on the link that has
+// the name now: a link can go and another come under its name.
+func (e *Engine) holds(s spot) bool {
+	if s.dev == nil {
+		return true
+	}
+	if mark, err := os.ReadFile(filepath.Join(e.in.run, "tc-"+s.pin())); err == nil {
+		return string(mark) == strconv.Itoa(s.dev.Index)
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(e.in.pins, "links", s.pin()), nil)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	if s.hook.kind == onXDP {
+		x := info.XDP()
+		return x != nil && int(x.Ifindex) == s.dev.Index
+	}
+	x := info.TCX()
+	return x != nil && int(x.Ifindex) == s.dev.Index
 }
 
 // detach removes one attachment. It is no error where the link is gone already.

@@ -494,7 +494,12 @@ func (e *Engine) attachMissing(want []spot) (made []string, err error) {
 	}
 	for _, s := range want {
 		if slices.Contains(have, s.pin()) {
-			continue
+			if e.holds(s) {
+				continue
+			}
+			if err := e.detach(s.pin()); err != nil {
+				return made, err
+			}
 		}
 		if err := e.attachAt(s); err != nil {
 			for _, name := range made {
@@ -547,10 +552,28 @@ func (e *Engine) Rollback() error {
 	if err := e.load(programsFor(old.Layers)); err != nil {
 		return err
 	}
-	if _, err := e.attachMissing(spots(old.Layers, chosen)); err != nil {
+	old.Generation, old.Unconfirmed = generation+1, false
+	// they are as old as the policy is
+	principals, _ := old.Numbers.principals()
+	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals); err != nil {
 		return err
 	}
-	old.Generation, old.Unconfirmed = generation+1, false
+	if _, err := syncTable(e, bpf.WFPMapLinks, old, linkTable(devs, old.linkPolicy())); err != nil {
+		return err
+	}
+	if err := e.syncRoutes(h); err != nil {
+		return err
+	}
+	want := spots(old.Layers, chosen)
+	made, err := e.attachMissing(want)
+	if err != nil {
+		return err
+	}
+	if len(made) > 0 && slices.ContainsFunc(want, func(s spot) bool { return s.hook.kind == onCgroup }) {
+		if err := e.adoptOldSockets(); err != nil {
+			return err
+		}
+	}
 	if err := e.in.writeRecord(old); err != nil {
 		return err
 	}
@@ -559,7 +582,7 @@ func (e *Engine) Rollback() error {
 	}
 	os.Remove(e.in.recordPath(generation))
 	os.Remove(e.in.recordPath(generation - 1))
-	return nil
+	return e.tidy(want)
 }
 
 // tidy detaches the hooks that are not wanted any more.
@@ -683,7 +706,7 @@ func (e *Engine) AttachLink(name string) error {
 // DetachLink takes a link out.
 func (e *Engine) DetachLink(name string) error {
 	return e.changeLinks(name, func(in *instanceInfo) {
-		in.Interfaces = slices.DeleteFunc(in.Interfaces, func(s string) bool { return s == name })
+		// it stays among the named ones: naming none would mean all
 		if !slices.Contains(in.Detached, name) {
 			in.Detached = append(in.Detached, name)
 		}

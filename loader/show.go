@@ -257,7 +257,7 @@ func (e *Engine) stale(rec *record) ([]string, error) {
 		stale = append(stale, err.Error())
 	} else {
 		for _, s := range spots(rec.Layers, chosen) {
-			if !slices.Contains(attached, s.pin()) {
+			if !slices.Contains(attached, s.pin()) || !e.holds(s) {
 				stale = append(stale, fmt.Sprintf("%s is not attached", s.pin()))
 			}
 		}

@@ -155,7 +155,7 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 	if err != nil {
 		return changes, err
 	}
-	if missing(want, have) {
+	if e.missing(want, have) {
 		if err := e.load(programsFor(rec.Layers)); err != nil {
 			return changes, err
 		}
@@ -187,13 +187,13 @@ func (e *Engine) selectedNow(devs []device) ([]device, error) {
 	return e.selected(devs)
 }
 
-func missing(want []spot, have []string) bool {
+func (e *Engine) missing(want []spot, have []string) bool {
 	set := map[string]bool{}
 	for _, name := range have {
 		set[name] = true
 	}
 	for _, s := range want {
-		if !set[s.pin()] {
+		if !set[s.pin()] || !e.holds(s) {
 			return true
 		}
 	}

@@ -94,10 +94,10 @@ func (b *bed) load(yaml string, m *policy.Map) *policy.Policy {
 }
 
 // openEngine opens the bed's instance; it goes when the test ends.
-func (b *bed) openEngine() {
+func (b *bed) openEngine(opts loader.Options) {
 	b.t.Helper()
 	if b.engine == nil {
-		e, err := loader.Open(loader.Options{Target: b.target()})
+		e, err := loader.Open(opts)
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -113,7 +113,7 @@ func (b *bed) openEngine() {
 
 func (b *bed) commit(p *policy.Policy) {
 	b.t.Helper()
-	b.openEngine()
+	b.openEngine(loader.Options{Target: b.target()})
 	if err := b.engine.Commit(context.Background(), p); err != nil {
 		b.t.Fatal(err)
 	}

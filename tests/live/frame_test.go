@@ -276,7 +276,7 @@ func TestFrameOccupied(t *testing.T) {
 			t.Errorf("got %v, want ErrOccupied with the names of the program and the link", err)
 		}
 	}
-	b.openEngine()
+	b.openEngine(loader.Options{Target: b.target()})
 	wantOccupied(t)
 	if list, err := loader.Instances(); err != nil || slices.Contains(list, b.target()) {
 		t.Errorf("instances %v, %v", list, err)
