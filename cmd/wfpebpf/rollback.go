@@ -126,6 +126,7 @@ func (r *rollback) run() (takenBack bool, err error) {
 	for {
 		// Asked before the look: what apply did before it let go must be seen.
 		over := isClosed(r.committing)
+		start := time.Now()
 		look, err := r.look(ours, !deadline.IsZero() && !time.Now().Before(deadline))
 		switch {
 		case err != nil && giveUp.IsZero():
@@ -145,13 +146,15 @@ func (r *rollback) run() (takenBack bool, err error) {
 		default:
 			giveUp = time.Time{}
 		}
-		r.pause(over, deadline)
+		r.pause(over, deadline, time.Since(start))
 	}
 }
 
-// pause waits for the next look, which is due at once when apply lets go.
-func (r *rollback) pause(over bool, deadline time.Time) {
-	wait := pollInterval
+// pause waits for the next look, which is due at once when apply lets go. To
+// look takes a while where the policy is large, and must not keep a processor
+// busy.
+func (r *rollback) pause(over bool, deadline time.Time, took time.Duration) {
+	wait := max(pollInterval, 4*took)
 	if left := time.Until(deadline); left > 0 {
 		wait = min(wait, left)
 	}
@@ -191,9 +194,13 @@ func (r *rollback) look(ours uint64, due bool) (look, error) {
 		return look{}, err
 	}
 	defer e.Close()
-	l := look{waits: e.Unconfirmed()}
-	if l.generation, err = e.Generation(); err != nil {
-		return look{}, err
+	var l look
+	if l.generation, err = e.Generation(); err != nil || l.generation < r.first {
+		return l, err
+	}
+	l.waits = e.Unconfirmed()
+	if now, err := e.Generation(); err != nil || now != l.generation {
+		return look{}, errors.Join(errors.New("another commit came between"), err)
 	}
 	if due && l.waits && l.generation == ours {
 		err = e.Rollback()

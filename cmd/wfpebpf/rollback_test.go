@@ -83,15 +83,16 @@ func TestRollbackWaitsForTheCommit(t *testing.T) {
 	const after = pollInterval
 	f := &fakeCommit{generation: 4}
 	committing := make(chan struct{})
-	r := rollback{find: func() (unconfirmed, error) { return f, nil }, committing: committing, first: 5, after: after, patience: time.Minute}
 	var inForce time.Time
-	f.waits = func(look int) bool {
-		if look == 4 {
+	opened := 0
+	find := func() (unconfirmed, error) {
+		if opened++; opened == 4 {
 			f.generation, inForce = 5, time.Now()
 			close(committing)
 		}
-		return look >= 4
+		return f, nil
 	}
+	r := rollback{find: find, committing: committing, first: 5, after: after, patience: time.Minute}
 	back, err := r.run()
 	if !back || err != nil {
 		t.Fatalf("taken back %t, error %v", back, err)
