@@ -32,19 +32,21 @@ func (n *numbers) encode(c *bpf.Case, l *layermap.Layer, values filter.Values) {
 			continue
 		}
 		v, s := values[i], src.Slot
+		place := s.Place()
 		c.Values.Present |= 1 << s
 		switch {
-		case s == layermap.SlotApp || s == layermap.SlotUser || s == layermap.SlotPackage:
-			c.Values.Slot[s] = n.number(s, v)
+		case v.Type == layermap.TokenAccessInformation || v.Type == layermap.TokenInformation ||
+			v.Type == layermap.ByteBlob || v.Type == layermap.SIDType:
+			c.Values.Word[place.Word] |= n.number(s, v) << place.Shift
 		case v.Type == layermap.ByteArray16 && len(v.Bytes) == 16:
-			c.Values.Slot[s] = binary.BigEndian.Uint64(v.Bytes)
-			c.Values.Slot[s+1] = binary.BigEndian.Uint64(v.Bytes[8:])
+			c.Values.Word[place.Word] = binary.BigEndian.Uint64(v.Bytes)
+			c.Values.Word[place.Word+1] = binary.BigEndian.Uint64(v.Bytes[8:])
 		case v.Type == layermap.ByteArray6 && len(v.Bytes) == 6:
 			var b [8]byte
 			copy(b[2:], v.Bytes)
-			c.Values.Slot[s] = binary.BigEndian.Uint64(b[:])
+			c.Values.Word[place.Word] |= binary.BigEndian.Uint64(b[:])
 		default:
-			c.Values.Slot[s] = v.Num
+			c.Values.Word[place.Word] |= v.Num << place.Shift
 		}
 	}
 }
@@ -99,3 +101,27 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 	}
 	return verdicts, nil
 }
+
+// Encode gives field values the form that the BPF programs classify, for
+// programs of benchmarks that run over the same tables.
+func (e *Engine) Encode(layer layermap.LayerID, values []filter.Values) ([]bpf.Values, error) {
+	rec, err := e.record()
+	if err != nil {
+		return nil, err
+	}
+	l := layermap.ByID(layer)
+	if l == nil {
+		return nil, filter.ErrLayerNotFound
+	}
+	out := make([]bpf.Values, len(values))
+	var c bpf.Case
+	for i, v := range values {
+		rec.Numbers.encode(&c, l, v)
+		out[i] = c.Values
+	}
+	return out, nil
+}
+
+// Maps returns the instance's maps by their names in bpf/maps.h, for programs
+// of benchmarks. The caller must not close them.
+func (e *Engine) Maps() map[string]*ebpf.Map { return e.maps }
