@@ -92,8 +92,7 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 	v->generation = t->generation;
 	v->present = 0;
 	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
-		put(v, WFP_SLOT_LOCAL_ADDRESS, t->local[0]);
-		v->slot[WFP_SLOT_LOCAL_ADDRESS + 1] = t->local[1];
+		put_address(v, WFP_SLOT_LOCAL_ADDRESS, t->local);
 	}
 	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, t->local_type);
 	if (t->known & WFP_KNOWN_LOCAL_PORT)
@@ -101,8 +100,7 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 	put(v, WFP_SLOT_PROTOCOL, t->protocol);
 	put(v, WFP_SLOT_FLAGS, WFP_USES(l, FLAGS) ? ale_flags(t, s) : 0);
 	if (!is_assignment(t->layer)) {
-		put(v, WFP_SLOT_REMOTE_ADDRESS, t->remote[0]);
-		v->slot[WFP_SLOT_REMOTE_ADDRESS + 1] = t->remote[1];
+		put_address(v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
 		put(v, WFP_SLOT_REMOTE_PORT, t->remote_port);
 	}
 	if (is_connect(t->layer))

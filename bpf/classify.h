@@ -1,112 +1,358 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * The classifier: WFP's filter arbitration over the tables that the loader
- * compiled. Every field value leads to a row of bits, one bit a filter of the
- * layer in evaluation order; the AND of the rows of all tested fields are the
- * matching filters. Nothing here is per filter. The functions are global, so
- * that the verifier checks each once and not again at every hook.
+ * compiled. Every field value leads to a leaf; leaves choose rows of bits, one
+ * bit a filter of the layer; the AND of the rows are the matching filters.
+ * Nothing here is per filter. The functions are global, so that the verifier
+ * checks each once and not again at every hook.
  */
 #pragma once
 
 #include "maps.h"
 
-/*
- * The leaf that a value leads to. The value's bytes stand left-justified in
- * high, then low. Returns a leaf, or ~0 where the tables are inconsistent.
- */
-__noinline __u64 wfp_walk(__u32 generation, __u32 root, __u64 high, __u64 low)
+/* Where the slots stand. Constant slots fold to constants. */
+static __always_inline __u32 slot_word(__u32 slot)
 {
-	void *table = bpf_map_lookup_elem(&nodes, &generation);
-	__u32 at = root;
-
-	if (!table)
-		return ~0ULL;
-	for (int i = 0; i < WFP_MAX_WIDTH; i++) {
-		struct wfp_node *node;
-
-		if (at & WFP_LEAF)
-			break;
-		node = bpf_map_lookup_elem(table, &at);
-		if (!node)
-			return ~0ULL;
-		if (i == 8)
-			high = low;
-		at = node->next[high >> 56];
-		high <<= 8;
+	switch (slot) {
+	case WFP_SLOT_LOCAL_ADDRESS:
+		return 0;
+	case WFP_SLOT_REMOTE_ADDRESS:
+		return 2;
+	case WFP_SLOT_LOCAL_ADDRESS_TYPE:
+	case WFP_SLOT_DESTINATION_ADDRESS_TYPE:
+	case WFP_SLOT_PROTOCOL:
+	case WFP_SLOT_LOCAL_PORT:
+	case WFP_SLOT_REMOTE_PORT:
+		return 4;
+	case WFP_SLOT_FLAGS:
+	case WFP_SLOT_PACKAGE:
+		return 5;
+	case WFP_SLOT_LOCAL_INTERFACE:
+		return 6;
+	case WFP_SLOT_INTERFACE_INDEX:
+	case WFP_SLOT_INTERFACE_TYPE:
+		return 7;
+	case WFP_SLOT_PACKET_INTERFACE:
+		return 8;
+	case WFP_SLOT_PACKET_INTERFACE_INDEX:
+	case WFP_SLOT_PACKET_INTERFACE_TYPE:
+		return 9;
+	case WFP_SLOT_ORIGINAL_PROFILE:
+	case WFP_SLOT_CURRENT_PROFILE:
+		return 10;
+	case WFP_SLOT_QUARANTINE_EPOCH:
+		return 11;
+	default:
+		return 12;
 	}
-	return at & WFP_LEAF ? at & ~WFP_LEAF : ~0ULL;
+}
+
+static __always_inline __u32 slot_shift(__u32 slot)
+{
+	switch (slot) {
+	case WFP_SLOT_DESTINATION_ADDRESS_TYPE:
+		return 8;
+	case WFP_SLOT_PROTOCOL:
+		return 16;
+	case WFP_SLOT_LOCAL_PORT:
+		return 32;
+	case WFP_SLOT_REMOTE_PORT:
+		return 48;
+	case WFP_SLOT_PACKAGE:
+	case WFP_SLOT_INTERFACE_TYPE:
+	case WFP_SLOT_PACKET_INTERFACE_TYPE:
+	case WFP_SLOT_CURRENT_PROFILE:
+	case WFP_SLOT_USER:
+		return 32;
+	default:
+		return 0;
+	}
+}
+
+/* Puts a field's value; each slot is put once at most, into zeroed values. */
+static __always_inline void put(struct wfp_values *v, __u32 slot, __u64 value)
+{
+	v->word[slot_word(slot)] |= value << slot_shift(slot);
+	v->present |= 1U << slot;
+}
+
+static __always_inline void put_address(struct wfp_values *v, __u32 slot, const __u64 address[2])
+{
+	v->word[slot_word(slot)] = address[0];
+	v->word[slot_word(slot) + 1] = address[1];
+	v->present |= 1U << slot;
 }
 
 /*
- * The rows of a classification, in the memory of its values: first where each
- * field's row starts, and behind that, where rows have several pages, the pages
- * at hand. The loader sorts a layer's fields by slot; so a row is never written
- * over a value that is still to be read.
+ * The rows of a classification, in the memory of its values. Fields come in the
+ * order of their words, and a row has no higher number than its first field, so
+ * that a row is never written over a value that is still to be read; the loader
+ * holds to that.
  */
 static __always_inline __u32 *rows(struct wfp_values *v)
 {
-	return (__u32 *)v->slot;
+	return (__u32 *)v->word;
 }
 
-_Static_assert(2 * WFP_MAX_FIELDS * sizeof(__u32) <= WFP_SLOTS * sizeof(__u64),
+_Static_assert(WFP_MAX_PAGES <= 32, "a bit a page fits into present");
+_Static_assert(WFP_MAX_FIELDS * sizeof(__u32) <= WFP_WORDS * sizeof(__u64),
 	       "the rows fit into the values");
 
-/* Looks up which pages hold a stretch of all rows. */
-__noinline int wfp_turn(struct wfp_values *v, __u32 page)
+/*
+ * a >= b as a number, without a branch: the verifier would follow both ways at
+ * each step of each field, and the processor would guess half of them wrong.
+ */
+static __always_inline __u32 at_least(__u64 a, __u64 b)
 {
-	__u32 generation, at;
-	void *index;
+	__u64 less = ((~a & b) | ((~a | b) & (a - b))) >> 63;
 
-	if (!v)
-		return -1;
-	generation = v->generation;
-	index = bpf_map_lookup_elem(&directory, &generation);
-	for (__u32 f = 0; f < WFP_MAX_FIELDS; f++) {
-		__u32 *entry;
-
-		if (f >= v->fields)
-			break;
-		at = rows(v)[f] + page;
-		entry = index ? bpf_map_lookup_elem(index, &at) : NULL;
-		if (!entry) {
-			v->error = 1;
-			break;
-		}
-		rows(v)[WFP_MAX_FIELDS + f] = *entry;
-	}
-	return 0;
+	asm volatile("" : "+r"(less)); /* or clang makes a branch of it */
+	return less ^ 1;
 }
 
-/* The AND of one word of all rows; word WFP_PAGE_WORDS is the summary. With one
- * page a row, where the row starts is its page. */
-__noinline __u64 wfp_word(struct wfp_values *v, __u32 word)
+/* The leaf that a value leads to, or ~0: the tables are inconsistent. The
+ * value's bytes stand left-justified in high, then low. */
+static __always_inline __u64 walk(__u64 high, __u64 low, __u32 at, void *node_table,
+				  void *bucket_table)
 {
+	for (int i = 0; i < WFP_MAX_DEPTH; i++) {
+		__u64 second = -(__u64)(at / WFP_SECOND & 1);
+		__u32 entry = at & WFP_ENTRY;
+
+		if (at & WFP_LEAF)
+			return at & ~WFP_LEAF;
+		/* without a branch, which would double what the verifier follows */
+		high = (high & ~second) | (low & second);
+		if (at & WFP_BUCKET) {
+			struct wfp_bucket *b = bpf_map_lookup_elem(bucket_table, &entry);
+			__u32 n;
+
+			if (!b)
+				break;
+			n = at_least(high, b->bound[3]) * 4;
+			n += at_least(high, b->bound[(n + 1) & 7]) * 2;
+			n += at_least(high, b->bound[n & 6]);
+			at = b->next[n & 7];
+			high <<= b->shift & 63;
+		} else {
+			struct wfp_node *node = bpf_map_lookup_elem(node_table, &entry);
+
+			if (!node)
+				break;
+			at = node->next[high >> 56];
+			high <<= 8;
+		}
+	}
+	return ~0ULL;
+}
+
+/* The leaf of one field, or ~0. */
+static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f,
+					void *node_table, void *bucket_table, void *index)
+{
+	__u32 at = f->root, word = f->word;
+	__u64 high, low;
+
+	if (!(v->present & (1U << (f->slot & 31))))
+		return f->empty;
+	if (word >= WFP_WORDS)
+		return ~0ULL;
+	high = v->word[word] << (f->shift & 63);
+	if (f->flags & WFP_FIELD_DIRECT) {
+		__u32 *entry;
+
+		high >>= 32;
+		if (high >= f->count)
+			return ~0ULL;
+		at += (__u32)high;
+		entry = bpf_map_lookup_elem(index, &at);
+		return entry ? *entry : ~0ULL;
+	}
+	low = word + 1 < WFP_WORDS ? v->word[word + 1] : 0;
+	return walk(high, low, at, node_table, bucket_table);
+}
+
+enum wfp_end {
+	WFP_END_NOT = 0,
+	WFP_END_ERROR = 1,   /* the tables are inconsistent */
+	WFP_END_DECIDED = 2, /* a hard action: nothing can change the verdict */
+};
+
+/* Finds the layer and the rows that the values lead to; they take the values'
+ * place. Returns the pages that may hold a match, 0: nothing to ask. */
+__noinline __u64 wfp_enter(struct wfp_values *v)
+{
+	void *node_table, *bucket_table, *index, *head_table;
+	struct wfp_layer *l;
+	__u64 mask = ~0ULL;
+	__u32 generation;
+
+	if (!v)
+		return 0;
+	generation = v->generation;
+	l = find_layer(generation, v->layer);
+	if (!l)
+		return 0;
+	node_table = bpf_map_lookup_elem(&nodes, &generation);
+	index = bpf_map_lookup_elem(&directory, &generation);
+	bucket_table = bpf_map_lookup_elem(&buckets, &generation);
+	if (!node_table || !bucket_table || !index) {
+		v->end = WFP_END_ERROR;
+		return 1;
+	}
+	v->rows = l->rows;
+	v->pages = l->pages;
+	v->first = l->filters;
+	for (__u32 f = 0; f < WFP_MAX_FIELDS; f++) {
+		struct wfp_field *field = &l->field[f];
+		__u32 row = field->row;
+		__u64 leaf;
+
+		if (f >= l->fields)
+			break;
+		leaf = field_leaf(v, field, node_table, bucket_table, index);
+		if (leaf == ~0ULL || row >= WFP_MAX_FIELDS) {
+			v->end = WFP_END_ERROR;
+			return 1;
+		}
+		if (field->flags & WFP_FIELD_FIRST)
+			rows(v)[row] = leaf;
+		else
+			rows(v)[row] += leaf;
+	}
+	head_table = v->pages > 1 ? bpf_map_lookup_elem(&heads, &generation) : NULL;
+	for (__u32 r = 0; r < WFP_MAX_FIELDS; r++) {
+		struct wfp_head *head;
+		__u32 at, *entry;
+
+		if (r >= l->rows)
+			break;
+		if (l->row[r].shared) {
+			at = l->row[r].base + rows(v)[r];
+			entry = bpf_map_lookup_elem(index, &at);
+			if (!entry) {
+				v->end = WFP_END_ERROR;
+				return 1;
+			}
+			rows(v)[r] = *entry;
+		}
+		if (v->pages == 1)
+			continue;
+		head = head_table ? bpf_map_lookup_elem(head_table, &rows(v)[r]) : NULL;
+		if (!head) {
+			v->end = WFP_END_ERROR;
+			return 1;
+		}
+		mask &= head->mask;
+		rows(v)[r] = head->directory;
+	}
+	return v->pages == 1 ? 1 : mask;
+}
+
+/* A row's page. */
+static __always_inline struct wfp_page *row_page(struct wfp_values *v, void *table, void *index,
+						 __u32 row, __u32 page)
+{
+	__u32 at = rows(v)[row];
+
+	if (v->pages > 1) {
+		__u32 *entry;
+
+		at += page;
+		entry = bpf_map_lookup_elem(index, &at);
+		if (!entry)
+			return NULL;
+		at = *entry;
+	}
+	return bpf_map_lookup_elem(table, &at);
+}
+
+static const __u8 bit_of[64] = {
+	0,  1,  2,  53, 3,  7,  54, 27, 4,  38, 41, 8,  34, 55, 48, 28,
+	62, 5,  39, 46, 44, 42, 22, 9,  24, 35, 59, 56, 49, 18, 29, 11,
+	63, 52, 6,  26, 37, 40, 33, 47, 61, 45, 43, 21, 23, 58, 17, 10,
+	51, 25, 36, 32, 60, 20, 57, 16, 50, 31, 19, 15, 30, 14, 13, 12,
+};
+
+/* The lowest set bit, by a de Bruijn sequence: BPF has no such instruction. */
+static __always_inline __u32 lowest_bit(__u64 bits)
+{
+	return bit_of[((bits & -bits) * 0x022fdd63cc95386dULL) >> 58];
+}
+
+/* The best match of the sublayer at hand becomes its result. Returns 1 where
+ * that ends the arbitration: no static filter can change a hard action. */
+static __always_inline int end_sublayer(struct wfp_values *v)
+{
+	if (v->rank == ~0U)
+		return 0;
+	v->rank = ~0U;
+	v->verdict = v->best;
+	return !(v->verdict & WFP_VERDICT_SOFT);
+}
+
+/*
+ * Takes note of the first match in a word, which is the group's first. Returns
+ * the words of the page that are of interest after it: groups start at words,
+ * so that is where the next one starts.
+ */
+__noinline __u64 wfp_note(struct wfp_values *v, __u32 position, __u32 page)
+{
+	struct wfp_filter *filter;
+	__u32 generation, at, next;
 	void *table;
+
+	if (!v)
+		return 0;
+	generation = v->generation;
+	at = v->first + position;
+	table = bpf_map_lookup_elem(&filters, &generation);
+	filter = table ? bpf_map_lookup_elem(table, &at) : NULL;
+	if (!filter) {
+		v->end = WFP_END_ERROR;
+		return 0;
+	}
+	if (filter->sublayer != v->sublayer) {
+		if (end_sublayer(v)) {
+			v->end = WFP_END_DECIDED;
+			return 0;
+		}
+		v->sublayer = filter->sublayer;
+	}
+	if (filter->rank < v->rank) {
+		v->rank = filter->rank;
+		v->best = at | (filter->action == WFP_ACTION_BLOCK ? WFP_VERDICT_BLOCK :
+								     WFP_VERDICT_PERMIT);
+		if (!filter->hard)
+			v->best |= WFP_VERDICT_SOFT;
+	}
+	v->from = next = filter->next;
+	return next / WFP_PAGE_BITS == page ? ~0ULL << (next / 64 % WFP_PAGE_WORDS) : 0;
+}
+
+/* The AND of one word over the rows past the bank. */
+__noinline __u64 wfp_further_rows(struct wfp_values *v, __u32 page, __u32 word)
+{
+	void *table, *index;
 	__u64 bits = ~0ULL;
-	__u32 generation, *page;
+	__u32 generation;
 
 	if (!v)
 		return 0;
 	generation = v->generation;
 	table = bpf_map_lookup_elem(&pages, &generation);
-	if (!table) {
-		v->error = 1;
-		return 0;
-	}
+	index = bpf_map_lookup_elem(&directory, &generation);
 	asm volatile("" : "+r"(word)); /* the check must stand in this register */
-	if (word > WFP_PAGE_WORDS)
+	if (!table || !index || word > WFP_PAGE_WORDS)
 		return 0;
-	page = rows(v);
-	if (v->pages > 1)
-		page += WFP_MAX_FIELDS;
-	for (__u32 f = 0; f < WFP_MAX_FIELDS; f++) {
+	for (__u32 r = WFP_BANK; r < WFP_MAX_FIELDS; r++) {
 		struct wfp_page *p;
 
-		if (f >= v->fields)
+		if (r >= v->rows || !bits)
 			break;
-		p = bpf_map_lookup_elem(table, &page[f]);
+		p = row_page(v, table, index, r, page);
 		if (!p) {
-			v->error = 1;
+			v->end = WFP_END_ERROR;
 			return 0;
 		}
 		bits &= p->word[word];
@@ -114,132 +360,66 @@ __noinline __u64 wfp_word(struct wfp_values *v, __u32 word)
 	return bits;
 }
 
-/* The leaf of one field's value. */
-static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f)
+/*
+ * Reads one page of the rows: the AND word by word. The pages of the first rows
+ * are held in registers; with fewer rows the first stands in for the others,
+ * which changes no AND.
+ */
+__noinline int wfp_read_page(struct wfp_values *v, __u32 page)
 {
-	__u32 slot = f->slot, width = f->width;
-	__u64 high, low = 0;
-
-	if (slot >= WFP_SLOTS)
-		return ~0ULL;
-	if (!(v->present & (1U << slot)))
-		return f->empty;
-	high = v->slot[slot];
-	if (f->kind == WFP_KIND_DIRECT) {
-		__u32 generation = v->generation, at, *entry;
-		void *index = bpf_map_lookup_elem(&directory, &generation);
-
-		if (!index || high >= f->count)
-			return ~0ULL;
-		at = f->root + (__u32)high;
-		entry = bpf_map_lookup_elem(index, &at);
-		return entry ? *entry : ~0ULL;
-	}
-	if (width == WFP_MAX_WIDTH) {
-		if (slot + 1 >= WFP_SLOTS)
-			return ~0ULL;
-		low = v->slot[slot + 1];
-	} else if (width < 8) {
-		high <<= 64 - 8 * width;
-	}
-	return wfp_walk(v->generation, f->root, high, low);
-}
-
-/* Finds the layer and the rows that the values lead to; they take the values'
- * place. Returns the layer's first filter record, or -1: nothing to ask. */
-__noinline __s64 wfp_enter(struct wfp_values *v)
-{
-	struct wfp_layer *l;
+	struct wfp_page *p0, *p1, *p2, *p3, *p4, *p5;
+	__u32 generation, word, further;
+	void *table, *index;
+	__u64 words, bits;
 
 	if (!v)
-		return -1;
-	v->error = 0;
-	l = find_layer(v->generation, v->layer);
-	if (!l)
-		return -1;
-	v->fields = l->fields;
-	v->pages = l->pages;
-	for (__u32 f = 0; f < WFP_MAX_FIELDS; f++) {
-		__u64 leaf;
-
-		if (f >= l->fields)
-			break;
-		leaf = field_leaf(v, &l->field[f]);
-		if (leaf == ~0ULL)
-			v->error = 1;
-		rows(v)[f] = leaf;
-	}
-	return l->filters;
-}
-
-/* The walk over the matching filters of a layer. */
-struct wfp_arbitration {
-	__u64 verdict;
-	__u64 summary; /* words of this page that may hold a match */
-	__u32 page;
-	__u32 from;  /* first filter of interest, from the layer's first */
-	__u32 first; /* the layer's first filter record */
-	__u32 pad;
-};
-
-enum wfp_step {
-	WFP_STEP_ON = 0,
-	WFP_STEP_DONE = 1,
-	WFP_STEP_ERROR = 2,
-};
-
-/* Turns to a page; done where there is none any more. */
-static __always_inline int turn_to(struct wfp_values *v, struct wfp_arbitration *a, __u32 page)
-{
-	if (page >= v->pages)
-		return WFP_STEP_DONE;
-	if (v->pages > 1)
-		wfp_turn(v, page);
-	a->page = page;
-	a->summary = wfp_word(v, WFP_PAGE_WORDS);
-	if (page == a->from / WFP_PAGE_BITS)
-		a->summary &= ~0ULL << (a->from / 64 % WFP_PAGE_WORDS);
-	return WFP_STEP_ON;
-}
-
-/* One step: a page turned, a word without a match passed, or a sublayer
- * decided, after which its other filters are of no interest. */
-__noinline int wfp_step(struct wfp_values *v, struct wfp_arbitration *a)
-{
-	struct wfp_filter *filter;
-	__u32 generation, at, word;
-	void *table;
-	__u64 bits;
-
-	if (!v || !a || v->error)
-		return WFP_STEP_ERROR;
-	if (!a->summary)
-		return turn_to(v, a, a->page + 1);
-	word = __builtin_ctzll(a->summary);
-	bits = wfp_word(v, word);
-	word += a->page * WFP_PAGE_WORDS;
-	if (word == a->from / 64)
-		bits &= ~0ULL << (a->from % 64);
-	if (!bits) {
-		a->summary &= a->summary - 1;
-		return WFP_STEP_ON;
-	}
+		return 0;
 	generation = v->generation;
-	at = a->first + word * 64 + __builtin_ctzll(bits);
-	table = bpf_map_lookup_elem(&filters, &generation);
-	filter = table ? bpf_map_lookup_elem(table, &at) : NULL;
-	if (!filter)
-		return WFP_STEP_ERROR;
-	a->verdict = at | (filter->action == WFP_ACTION_BLOCK ? WFP_VERDICT_BLOCK :
-								WFP_VERDICT_PERMIT);
-	if (filter->hard)
-		return WFP_STEP_DONE;
-	a->verdict |= WFP_VERDICT_SOFT;
-	a->from = filter->next;
-	if (a->from / WFP_PAGE_BITS != a->page)
-		return turn_to(v, a, a->from / WFP_PAGE_BITS);
-	a->summary &= ~0ULL << (a->from / 64 % WFP_PAGE_WORDS);
-	return WFP_STEP_ON;
+	table = bpf_map_lookup_elem(&pages, &generation);
+	index = bpf_map_lookup_elem(&directory, &generation);
+	if (!table || !index)
+		goto inconsistent;
+#define WFP_ROW(p, n) \
+	p = v->rows > n ? row_page(v, table, index, n, page) : p0; \
+	if (!p)                                                    \
+		goto inconsistent
+	p0 = row_page(v, table, index, 0, page);
+	if (!p0)
+		goto inconsistent;
+	WFP_ROW(p1, 1);
+	WFP_ROW(p2, 2);
+	WFP_ROW(p3, 3);
+	WFP_ROW(p4, 4);
+	WFP_ROW(p5, 5);
+#undef WFP_ROW
+#define WFP_AND(n) \
+	(p0->word[n] & p1->word[n] & p2->word[n] & p3->word[n] & p4->word[n] & p5->word[n])
+	further = v->rows > WFP_BANK;
+	words = WFP_AND(WFP_PAGE_WORDS);
+	if (v->from > page * WFP_PAGE_BITS)
+		words &= v->from / WFP_PAGE_BITS == page ?
+			~0ULL << (v->from / 64 % WFP_PAGE_WORDS) : 0;
+	if (further)
+		words &= wfp_further_rows(v, page, WFP_PAGE_WORDS);
+	for (int i = 0; i < WFP_PAGE_WORDS; i++) {
+		if (!words)
+			break;
+		word = lowest_bit(words);
+		asm volatile("" : "+r"(word)); /* keeps the bound below in this register */
+		word &= WFP_PAGE_WORDS - 1;
+		bits = WFP_AND(word);
+		if (further && bits)
+			bits &= wfp_further_rows(v, page, word);
+		words &= words - 1;
+		if (bits)
+			words &= wfp_note(v, (page * WFP_PAGE_WORDS + word) * 64 + lowest_bit(bits),
+					  page);
+	}
+#undef WFP_AND
+	return 0;
+inconsistent:
+	v->end = WFP_END_ERROR;
+	return 0;
 }
 
 /*
@@ -249,29 +429,28 @@ __noinline int wfp_step(struct wfp_values *v, struct wfp_arbitration *a)
  * without filters is not asked; where none matches the traffic passes. The
  * values are used up.
  */
-__noinline __u64 wfp_arbitrate(struct wfp_values *v)
+static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 {
-	struct wfp_arbitration a = {};
-	__s64 first;
-	int step;
-
-	if (!v)
-		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
-	first = wfp_enter(v);
-	if (first < 0)
-		return 0;
-	a.first = first;
-	a.page = ~0U; /* the first step turns to page 0 */
-	for (int i = 0; i < WFP_MAX_STEPS; i++) {
-		step = wfp_step(v, &a);
-		if (step == WFP_STEP_ON)
-			continue;
-		if (step == WFP_STEP_DONE && !v->error)
-			return a.verdict;
-		break;
+	v->end = WFP_END_NOT;
+	/* all input is used by then: the pages to read take the place of present */
+	v->present = wfp_enter(v);
+	v->verdict = 0;
+	v->from = 0;
+	v->rank = ~0U;
+	v->sublayer = ~0U;
+	for (int i = 0; i < WFP_MAX_PAGES; i++) {
+		if (!v->present || v->end)
+			break;
+		wfp_read_page(v, lowest_bit(v->present));
+		v->present &= v->present - 1;
 	}
-	/* never guessed: what cannot be judged is blocked, counted and shown */
-	return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
+	if (v->end == WFP_END_ERROR) {
+		/* never guessed: what cannot be judged is blocked, counted and shown */
+		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
+	}
+	if (v->end == WFP_END_NOT)
+		end_sublayer(v);
+	return v->verdict;
 }
 
 static __always_inline struct wfp_filter *deciding_filter(__u32 generation, __u64 verdict)

@@ -103,10 +103,8 @@ static __always_inline void put_addresses(struct wfp_values *v, const struct wfp
 	if (!seen->outbound)
 		type = routed_type(seen->local, v6, find_route(seen->local, v6));
 	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, type);
-	put(v, WFP_SLOT_LOCAL_ADDRESS, seen->local[0]);
-	v->slot[WFP_SLOT_LOCAL_ADDRESS + 1] = seen->local[1];
-	put(v, WFP_SLOT_REMOTE_ADDRESS, seen->remote[0]);
-	v->slot[WFP_SLOT_REMOTE_ADDRESS + 1] = seen->remote[1];
+	put_address(v, WFP_SLOT_LOCAL_ADDRESS, seen->local);
+	put_address(v, WFP_SLOT_REMOTE_ADDRESS, seen->remote);
 }
 
 /* Whether an *_IPPACKET layer blocks the packet. */

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "maps.h"
+#include "classify.h"
 
 /* The kernel's structures, as far as they are read (CO-RE relocates them). */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -116,22 +116,19 @@ __noinline int wfp_put_identity(struct wfp_values *v, struct wfp_socket *s, __u3
 	if (!table || !g)
 		return 0;
 	if (used & (1U << WFP_SLOT_APP)) {
-		v->slot[WFP_SLOT_APP] = !s || !s->inode ?
-			g->system_app : principal(table, WFP_PRINCIPAL_APP, s->dev, s->inode);
-		v->present |= 1U << WFP_SLOT_APP;
+		put(v, WFP_SLOT_APP, !s || !s->inode ?
+			g->system_app : principal(table, WFP_PRINCIPAL_APP, s->dev, s->inode));
 	}
 	if (used & (1U << WFP_SLOT_USER)) {
 		uid = principal(table, WFP_PRINCIPAL_UID, 0, s ? s->uid : 0);
 		gid = principal(table, WFP_PRINCIPAL_GID, 0, s ? s->gid : 0);
 		if (s && g->has_services)
 			service = cgroup_number(table, s, WFP_PRINCIPAL_SERVICE);
-		v->slot[WFP_SLOT_USER] = ((__u64)uid * g->gids + gid) * g->services + service;
-		v->present |= 1U << WFP_SLOT_USER;
+		put(v, WFP_SLOT_USER, ((__u64)uid * g->gids + gid) * g->services + service);
 	}
 	if (used & (1U << WFP_SLOT_PACKAGE)) {
-		v->slot[WFP_SLOT_PACKAGE] = s && g->has_packages ?
-			cgroup_number(table, s, WFP_PRINCIPAL_PACKAGE) : 0;
-		v->present |= 1U << WFP_SLOT_PACKAGE;
+		put(v, WFP_SLOT_PACKAGE, s && g->has_packages ?
+			cgroup_number(table, s, WFP_PRINCIPAL_PACKAGE) : 0);
 	}
 	return 0;
 }

@@ -2,7 +2,7 @@
 /* What a packet's or a destination's interface says: LUID, type, profile, ... */
 #pragma once
 
-#include "maps.h"
+#include "classify.h"
 
 #define WFP_LOOPBACK_IFINDEX 1 /* lo, in every namespace */
 
@@ -27,12 +27,6 @@ static __always_inline struct wfp_link *find_link(__u32 generation, __u32 ifinde
 	if (!l)
 		count(WFP_COUNTER_NO_LINK);
 	return l;
-}
-
-static __always_inline void put(struct wfp_values *v, __u32 slot, __u64 value)
-{
-	v->slot[slot] = value;
-	v->present |= 1U << slot;
 }
 
 /* Puts LUID, index and type; an interface that is not known has its index only. */

@@ -60,11 +60,15 @@ struct {
 
 /* node -> where each next byte leads. Written by the loader. */
 WFP_TABLE(nodes, struct wfp_node);
+/* bucket -> where a few ranges lead. Written by the loader. */
+WFP_TABLE(buckets, struct wfp_bucket);
+/* row -> its pages, where rows have several. Written by the loader. */
+WFP_TABLE(heads, struct wfp_head);
 /* page -> 4,096 filter bits; equal pages exist once. Written by the loader. */
 WFP_TABLE(pages, struct wfp_page);
-/* entry -> page (rows of several pages), or leaf (DIRECT fields). Loader. */
+/* entry -> page of a row, row of several fields, or leaf (DIRECT). Loader. */
 WFP_TABLE(directory, __u32);
-/* record -> filter, layer after layer. Written by the loader. */
+/* record -> filter, layer after layer, in row order. Written by the loader. */
 WFP_TABLE(filters, struct wfp_filter);
 /* record -> decisions of that filter. Written by the programs. */
 WFP_TABLE(hits, __u64);
@@ -148,6 +152,8 @@ struct {
  * it; these are the types that Go reads or writes. */
 const struct wfp_event *layout_event __attribute__((unused));
 const struct wfp_node *layout_node __attribute__((unused));
+const struct wfp_bucket *layout_bucket __attribute__((unused));
+const struct wfp_head *layout_head __attribute__((unused));
 const struct wfp_page *layout_page __attribute__((unused));
 const struct wfp_filter *layout_filter __attribute__((unused));
 const struct wfp_link *layout_link __attribute__((unused));
@@ -156,7 +162,7 @@ const enum wfp_layer_id *layout_layer_id __attribute__((unused));
 const enum wfp_slot *layout_slot __attribute__((unused));
 const enum wfp_action *layout_action __attribute__((unused));
 const enum wfp_limit *layout_limit __attribute__((unused));
-const enum wfp_kind *layout_kind __attribute__((unused));
+const enum wfp_field_flag *layout_field_flag __attribute__((unused));
 const enum wfp_layer_flag *layout_layer_flag __attribute__((unused));
 const enum wfp_principal_kind *layout_principal_kind __attribute__((unused));
 const enum wfp_link_flag *layout_link_flag __attribute__((unused));

@@ -10,6 +10,9 @@ type (
 	Layer      = WFPWfpLayer
 	Field      = WFPWfpField
 	Node       = WFPWfpNode
+	Bucket     = WFPWfpBucket
+	Row        = WFPWfpRow
+	Head       = WFPWfpHead
 	Page       = WFPWfpPage
 	Filter     = WFPWfpFilter
 	Principal  = WFPWfpPrincipal
@@ -37,9 +40,17 @@ const (
 
 	// Leaf marks a node's entry as a leaf (WFP_LEAF).
 	Leaf = uint32(0x80000000)
+	// BucketFlag marks it as a bucket (WFP_BUCKET).
+	BucketFlag = uint32(0x40000000)
+	// SecondFlag marks it as one where the value's second word counts (WFP_SECOND).
+	SecondFlag = uint32(0x20000000)
 
-	KindTrie   = uint8(WFPWfpKindWFP_KIND_TRIE)
-	KindDirect = uint8(WFPWfpKindWFP_KIND_DIRECT)
+	BucketBounds = int(WFPWfpLimitWFP_BUCKET_BOUNDS)
+	MaxGroups    = int(WFPWfpLimitWFP_MAX_GROUPS)
+	Bank         = int(WFPWfpLimitWFP_BANK)
+
+	FieldDirect = uint8(WFPWfpFieldFlagWFP_FIELD_DIRECT)
+	FieldFirst  = uint8(WFPWfpFieldFlagWFP_FIELD_FIRST)
 
 	EphemeralUniform = uint32(WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM)
 

@@ -30,44 +30,46 @@ enum wfp_layer_id {
 };
 
 /*
- * Slots: where a field's value stands in struct wfp_values. A slot means the
- * same at every layer of its family of layers; the MAC layers have no IP
- * fields and share the low slots.
+ * Slots: a field's value in struct wfp_values. Small fields share a word;
+ * slot_word and slot_shift say where each stands. A slot means the same at
+ * every layer of its family of layers; the MAC layers have no IP fields and
+ * share their slots. The order is that of the words.
  */
 enum wfp_slot {
-	WFP_SLOT_LOCAL_ADDRESS = 0, /* V4: host order in one slot; V6: two slots */
-	WFP_SLOT_REMOTE_ADDRESS = 2,
-	WFP_SLOT_LOCAL_ADDRESS_TYPE = 4,
-	WFP_SLOT_DESTINATION_ADDRESS_TYPE = 5,
-	WFP_SLOT_LOCAL_PORT = 6,
-	WFP_SLOT_REMOTE_PORT = 7,
-	WFP_SLOT_PROTOCOL = 8,
-	WFP_SLOT_FLAGS = 9,
-
-	WFP_SLOT_MAC_LOCAL = 0,
-	WFP_SLOT_MAC_REMOTE = 2,
-	WFP_SLOT_MAC_LOCAL_TYPE = 4,
-	WFP_SLOT_MAC_REMOTE_TYPE = 5,
-	WFP_SLOT_ETHER_TYPE = 6,
-	WFP_SLOT_VLAN_ID = 7,
-	WFP_SLOT_INTERFACE_MAC = 8,
-
-	WFP_SLOT_LOCAL_INTERFACE = 10, /* LUID */
-	WFP_SLOT_INTERFACE_INDEX = 11,
-	WFP_SLOT_INTERFACE_TYPE = 12, /* IANA ifType */
+	WFP_SLOT_LOCAL_ADDRESS = 0, /* V4: host order in one word; V6: two words */
+	WFP_SLOT_REMOTE_ADDRESS = 1,
+	WFP_SLOT_LOCAL_ADDRESS_TYPE = 2,
+	WFP_SLOT_DESTINATION_ADDRESS_TYPE = 3,
+	WFP_SLOT_PROTOCOL = 4,
+	WFP_SLOT_LOCAL_PORT = 5,
+	WFP_SLOT_REMOTE_PORT = 6,
+	WFP_SLOT_FLAGS = 7,
+	WFP_SLOT_PACKAGE = 8, /* number of the package in this generation */
+	WFP_SLOT_LOCAL_INTERFACE = 9, /* LUID */
+	WFP_SLOT_INTERFACE_INDEX = 10,
+	WFP_SLOT_INTERFACE_TYPE = 11, /* IANA ifType */
 	/* the interface of the first packet: at an accept where it arrived, at a
 	 * connect the next hop; the layer's other one is always empty */
-	WFP_SLOT_PACKET_INTERFACE = 13,
-	WFP_SLOT_PACKET_INTERFACE_INDEX = 14,
-	WFP_SLOT_PACKET_INTERFACE_TYPE = 15,
-	WFP_SLOT_ORIGINAL_PROFILE = 16,
-	WFP_SLOT_CURRENT_PROFILE = 17,
-	WFP_SLOT_QUARANTINE_EPOCH = 18,
-	WFP_SLOT_APP = 19,     /* number of the executable in this generation */
-	WFP_SLOT_USER = 20,    /* number of the token in this generation */
-	WFP_SLOT_PACKAGE = 21, /* number of the package in this generation */
-	WFP_SLOTS = 22,
+	WFP_SLOT_PACKET_INTERFACE = 12,
+	WFP_SLOT_PACKET_INTERFACE_INDEX = 13,
+	WFP_SLOT_PACKET_INTERFACE_TYPE = 14,
+	WFP_SLOT_ORIGINAL_PROFILE = 15,
+	WFP_SLOT_CURRENT_PROFILE = 16,
+	WFP_SLOT_QUARANTINE_EPOCH = 17,
+	WFP_SLOT_APP = 18,  /* number of the executable in this generation */
+	WFP_SLOT_USER = 19, /* number of the token in this generation */
+	WFP_SLOTS = 20,
+
+	WFP_SLOT_MAC_LOCAL = 0,
+	WFP_SLOT_MAC_REMOTE = 1,
+	WFP_SLOT_MAC_LOCAL_TYPE = 2,
+	WFP_SLOT_MAC_REMOTE_TYPE = 3,
+	WFP_SLOT_ETHER_TYPE = 5,
+	WFP_SLOT_VLAN_ID = 6,
+	WFP_SLOT_INTERFACE_MAC = 17,
 };
+
+#define WFP_WORDS 13 /* of 64 bits, that hold all slots */
 
 /* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
 enum wfp_flag {
@@ -86,19 +88,24 @@ enum wfp_action {
 };
 
 enum wfp_limit {
-	WFP_MAX_FIELDS = 22,     /* fields of one layer that filters test */
+	WFP_MAX_FIELDS = 20,     /* fields of one layer that filters test, and rows */
+	WFP_BANK = 6,            /* rows whose pages are held while a page is read */
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
 	WFP_PAGE_WORDS = 64,
 	WFP_PAGE_BITS = 4096,    /* filters a page */
 	WFP_MAX_PAGES = 32,      /* 131,072 filters a layer */
-	/* every word of every page, every turn of a page, every sublayer */
-	WFP_MAX_STEPS = WFP_MAX_PAGES * (WFP_PAGE_WORDS + 1) + WFP_MAX_SUBLAYERS + 1,
+	WFP_MAX_GROUPS = 4,      /* groups of a sublayer's filters (see compile) */
+	WFP_BUCKET_BOUNDS = 7,
+	WFP_MAX_DEPTH = 18,      /* nodes on the way to a leaf */
 	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
 };
 
-#define WFP_LEAF 0x80000000U /* a node's entry is a leaf, not a node */
+#define WFP_LEAF 0x80000000U   /* a node's entry is a leaf */
+#define WFP_BUCKET 0x40000000U /* a node's entry is a bucket, not a node */
+#define WFP_SECOND 0x20000000U /* from here on the value's second word counts */
+#define WFP_ENTRY 0x1fffffffU  /* which node or bucket */
 
 /*
  * One classification's input, FWPS_INCOMING_VALUES0, and its working memory:
@@ -109,10 +116,18 @@ struct wfp_values {
 	__u32 layer;
 	__u32 generation;
 	__u32 present; /* bit s: slot s has a value; clear: FWP_EMPTY */
-	__u32 fields;  /* working: rows in use */
-	__u32 pages;   /* working: pages of a row */
-	__u32 error;   /* working: the tables are inconsistent */
-	__u64 slot[WFP_SLOTS];
+	/* working memory, not input */
+	__u16 rows;
+	__u16 end; /* enum wfp_end */
+	__u32 pages; /* of a row */
+	__u32 first; /* the layer's first filter record */
+	__u32 from;  /* first position of interest in the rows */
+	__u32 sublayer; /* at hand */
+	__u32 rank;  /* of its best match so far; ~0: none */
+	__u32 pad;
+	__u64 best;    /* the verdict of that match */
+	__u64 verdict; /* of the sublayers before */
+	__u64 word[WFP_WORDS];
 };
 
 /*
@@ -133,31 +148,43 @@ struct wfp_verdict {
 	__u32 pad;
 };
 
-enum wfp_kind {
-	WFP_KIND_TRIE = 0,   /* walk the nodes byte by byte */
-	WFP_KIND_DIRECT = 1, /* the value is an index into the directory */
+enum wfp_field_flag {
+	WFP_FIELD_DIRECT = 1, /* the value is an index into the directory */
+	WFP_FIELD_FIRST = 2,  /* the first field of its row */
 };
 
-/* How one tested field of a layer finds its row of filter bits. */
+/* How one tested field of a layer finds its part of a row of filter bits. */
 struct wfp_field {
 	__u8 slot;
-	__u8 width; /* bytes of the value */
-	__u8 kind;  /* enum wfp_kind */
-	__u8 pad;
-	__u32 root;  /* TRIE: node or leaf; DIRECT: first directory entry */
+	__u8 word;
+	__u8 shift; /* left, so that the value's bytes that matter come first */
+	__u8 flags; /* enum wfp_field_flag */
+	__u8 row;
+	__u8 pad[3];
+	__u32 root;  /* node, bucket or leaf; DIRECT: first directory entry */
 	__u32 count; /* DIRECT: number of values */
 	__u32 empty; /* leaf of a field without a value */
+};
+
+/*
+ * A row of filter bits is chosen by the leaf of one field, or by the sum of the
+ * leaves of several, which is an index into the directory.
+ */
+struct wfp_row {
+	__u32 base; /* of several fields: their first directory entry */
+	__u32 shared; /* 1: of several fields */
 };
 
 /* One layer in one generation. */
 struct wfp_layer {
 	__u32 fields;  /* tested fields */
+	__u32 rows;
 	__u32 pages;   /* pages of a row; 0: the layer has no filters */
 	__u32 filters; /* first record in the filters table */
 	__u32 used;    /* bit s: some filter tests slot s */
 	__u32 flags;   /* enum wfp_layer_flag */
-	__u32 pad;
 	struct wfp_field field[WFP_MAX_FIELDS];
+	struct wfp_row row[WFP_MAX_FIELDS];
 };
 
 enum wfp_layer_flag {
@@ -171,18 +198,42 @@ struct wfp_node {
 	__u32 next[256];
 };
 
+/* A bucket: where a few ranges of the rest of the word lead to. next[i] is for
+ * values from bound[i-1] on; unused bounds are all ones and lead to the same
+ * as the last. Its nodes go on behind the bytes that shift counts. */
+struct wfp_bucket {
+	__u64 bound[WFP_BUCKET_BOUNDS];
+	__u32 next[WFP_BUCKET_BOUNDS + 1];
+	__u32 shift; /* bits */
+	__u32 pad;
+};
+
 /* A page of a row: 4,096 filters; the last word says which words are not zero. */
 struct wfp_page {
 	__u64 word[WFP_PAGE_WORDS + 1];
 };
 
-/* A filter, in evaluation order within its layer. */
+/* A row of several pages. */
+struct wfp_head {
+	__u64 mask;      /* pages that are not zero */
+	__u32 directory; /* entry of its first page */
+	__u32 pad;
+};
+
+/*
+ * A filter. The filters of a layer stand by sublayer, in evaluation order, and
+ * within a large sublayer in groups of filters that test the same field most
+ * narrowly, which keeps rows sparse; rank is the evaluation order across groups.
+ * A group starts at a word of the rows; positions between groups are unused.
+ */
 struct wfp_filter {
 	__u64 id;
-	__u32 next;     /* first filter of the next sublayer, from the layer's first */
-	__u16 action;   /* WFP_ACTION_PERMIT or WFP_ACTION_BLOCK */
-	__u8 hard;      /* the action clears the write right */
-	__u8 pad;
+	__u32 next; /* first position of the next group or sublayer */
+	__u32 rank; /* in the sublayer */
+	__u16 sublayer; /* number at this layer */
+	__u16 action; /* WFP_ACTION_PERMIT or WFP_ACTION_BLOCK */
+	__u8 hard;    /* the action clears the write right */
+	__u8 pad[3];
 };
 
 /* Who a number of the identity slots belongs to. */

@@ -21,6 +21,14 @@ const (
 	WFPWfpActionWFP_ACTION_NONE_NO_MATCH WFPWfpAction = 8
 )
 
+type WFPWfpBucket struct {
+	_     structs.HostLayout
+	Bound [7]uint64
+	Next  [8]uint32
+	Shift uint32
+	Pad   uint32
+}
+
 type WFPWfpCase struct {
 	_       structs.HostLayout
 	Values  WFPWfpValues
@@ -69,21 +77,32 @@ type WFPWfpEvent struct {
 type WFPWfpField struct {
 	_     structs.HostLayout
 	Slot  uint8
-	Width uint8
-	Kind  uint8
-	Pad   uint8
+	Word  uint8
+	Shift uint8
+	Flags uint8
+	Row   uint8
+	Pad   [3]uint8
 	Root  uint32
 	Count uint32
 	Empty uint32
 }
 
+type WFPWfpFieldFlag uint32
+
+const (
+	WFPWfpFieldFlagWFP_FIELD_DIRECT WFPWfpFieldFlag = 1
+	WFPWfpFieldFlagWFP_FIELD_FIRST  WFPWfpFieldFlag = 2
+)
+
 type WFPWfpFilter struct {
-	_      structs.HostLayout
-	Id     uint64
-	Next   uint32
-	Action uint16
-	Hard   uint8
-	Pad    uint8
+	_        structs.HostLayout
+	Id       uint64
+	Next     uint32
+	Rank     uint32
+	Sublayer uint16
+	Action   uint16
+	Hard     uint8
+	Pad      [3]uint8
 }
 
 type WFPWfpFlag uint32
@@ -123,28 +142,29 @@ type WFPWfpGeneration struct {
 	HasPackages uint32
 }
 
+type WFPWfpHead struct {
+	_         structs.HostLayout
+	Mask      uint64
+	Directory uint32
+	Pad       uint32
+}
+
 type WFPWfpJudgeRun struct {
 	_          structs.HostLayout
 	Cases      uint32
 	Generation uint32
 }
 
-type WFPWfpKind uint32
-
-const (
-	WFPWfpKindWFP_KIND_TRIE   WFPWfpKind = 0
-	WFPWfpKindWFP_KIND_DIRECT WFPWfpKind = 1
-)
-
 type WFPWfpLayer struct {
 	_       structs.HostLayout
 	Fields  uint32
+	Rows    uint32
 	Pages   uint32
 	Filters uint32
 	Used    uint32
 	Flags   uint32
-	Pad     uint32
-	Field   [22]WFPWfpField
+	Field   [20]WFPWfpField
+	Row     [20]WFPWfpRow
 }
 
 type WFPWfpLayerFlag uint32
@@ -175,12 +195,15 @@ const (
 type WFPWfpLimit uint32
 
 const (
-	WFPWfpLimitWFP_MAX_FIELDS    WFPWfpLimit = 22
+	WFPWfpLimitWFP_MAX_FIELDS    WFPWfpLimit = 20
+	WFPWfpLimitWFP_BANK          WFPWfpLimit = 6
 	WFPWfpLimitWFP_MAX_SUBLAYERS WFPWfpLimit = 64
 	WFPWfpLimitWFP_PAGE_WORDS    WFPWfpLimit = 64
 	WFPWfpLimitWFP_PAGE_BITS     WFPWfpLimit = 4096
 	WFPWfpLimitWFP_MAX_PAGES     WFPWfpLimit = 32
-	WFPWfpLimitWFP_MAX_STEPS     WFPWfpLimit = 2145
+	WFPWfpLimitWFP_MAX_GROUPS    WFPWfpLimit = 4
+	WFPWfpLimitWFP_BUCKET_BOUNDS WFPWfpLimit = 7
+	WFPWfpLimitWFP_MAX_DEPTH     WFPWfpLimit = 18
 	WFPWfpLimitWFP_MAX_WIDTH     WFPWfpLimit = 16
 	WFPWfpLimitWFP_CGROUP_LEVELS WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES   WFPWfpLimit = 1024
@@ -245,37 +268,43 @@ type WFPWfpRouteKey struct {
 	Addr      [16]uint8
 }
 
+type WFPWfpRow struct {
+	_      structs.HostLayout
+	Base   uint32
+	Shared uint32
+}
+
 type WFPWfpSlot uint32
 
 const (
 	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS            WFPWfpSlot = 0
-	WFPWfpSlotWFP_SLOT_REMOTE_ADDRESS           WFPWfpSlot = 2
-	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS_TYPE       WFPWfpSlot = 4
-	WFPWfpSlotWFP_SLOT_DESTINATION_ADDRESS_TYPE WFPWfpSlot = 5
-	WFPWfpSlotWFP_SLOT_LOCAL_PORT               WFPWfpSlot = 6
-	WFPWfpSlotWFP_SLOT_REMOTE_PORT              WFPWfpSlot = 7
-	WFPWfpSlotWFP_SLOT_PROTOCOL                 WFPWfpSlot = 8
-	WFPWfpSlotWFP_SLOT_FLAGS                    WFPWfpSlot = 9
+	WFPWfpSlotWFP_SLOT_REMOTE_ADDRESS           WFPWfpSlot = 1
+	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS_TYPE       WFPWfpSlot = 2
+	WFPWfpSlotWFP_SLOT_DESTINATION_ADDRESS_TYPE WFPWfpSlot = 3
+	WFPWfpSlotWFP_SLOT_PROTOCOL                 WFPWfpSlot = 4
+	WFPWfpSlotWFP_SLOT_LOCAL_PORT               WFPWfpSlot = 5
+	WFPWfpSlotWFP_SLOT_REMOTE_PORT              WFPWfpSlot = 6
+	WFPWfpSlotWFP_SLOT_FLAGS                    WFPWfpSlot = 7
+	WFPWfpSlotWFP_SLOT_PACKAGE                  WFPWfpSlot = 8
+	WFPWfpSlotWFP_SLOT_LOCAL_INTERFACE          WFPWfpSlot = 9
+	WFPWfpSlotWFP_SLOT_INTERFACE_INDEX          WFPWfpSlot = 10
+	WFPWfpSlotWFP_SLOT_INTERFACE_TYPE           WFPWfpSlot = 11
+	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE         WFPWfpSlot = 12
+	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_INDEX   WFPWfpSlot = 13
+	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_TYPE    WFPWfpSlot = 14
+	WFPWfpSlotWFP_SLOT_ORIGINAL_PROFILE         WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_CURRENT_PROFILE          WFPWfpSlot = 16
+	WFPWfpSlotWFP_SLOT_QUARANTINE_EPOCH         WFPWfpSlot = 17
+	WFPWfpSlotWFP_SLOT_APP                      WFPWfpSlot = 18
+	WFPWfpSlotWFP_SLOT_USER                     WFPWfpSlot = 19
+	WFPWfpSlotWFP_SLOTS                         WFPWfpSlot = 20
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                WFPWfpSlot = 0
-	WFPWfpSlotWFP_SLOT_MAC_REMOTE               WFPWfpSlot = 2
-	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE           WFPWfpSlot = 4
-	WFPWfpSlotWFP_SLOT_MAC_REMOTE_TYPE          WFPWfpSlot = 5
-	WFPWfpSlotWFP_SLOT_ETHER_TYPE               WFPWfpSlot = 6
-	WFPWfpSlotWFP_SLOT_VLAN_ID                  WFPWfpSlot = 7
-	WFPWfpSlotWFP_SLOT_INTERFACE_MAC            WFPWfpSlot = 8
-	WFPWfpSlotWFP_SLOT_LOCAL_INTERFACE          WFPWfpSlot = 10
-	WFPWfpSlotWFP_SLOT_INTERFACE_INDEX          WFPWfpSlot = 11
-	WFPWfpSlotWFP_SLOT_INTERFACE_TYPE           WFPWfpSlot = 12
-	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE         WFPWfpSlot = 13
-	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_INDEX   WFPWfpSlot = 14
-	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_TYPE    WFPWfpSlot = 15
-	WFPWfpSlotWFP_SLOT_ORIGINAL_PROFILE         WFPWfpSlot = 16
-	WFPWfpSlotWFP_SLOT_CURRENT_PROFILE          WFPWfpSlot = 17
-	WFPWfpSlotWFP_SLOT_QUARANTINE_EPOCH         WFPWfpSlot = 18
-	WFPWfpSlotWFP_SLOT_APP                      WFPWfpSlot = 19
-	WFPWfpSlotWFP_SLOT_USER                     WFPWfpSlot = 20
-	WFPWfpSlotWFP_SLOT_PACKAGE                  WFPWfpSlot = 21
-	WFPWfpSlotWFP_SLOTS                         WFPWfpSlot = 22
+	WFPWfpSlotWFP_SLOT_MAC_REMOTE               WFPWfpSlot = 1
+	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE           WFPWfpSlot = 2
+	WFPWfpSlotWFP_SLOT_MAC_REMOTE_TYPE          WFPWfpSlot = 3
+	WFPWfpSlotWFP_SLOT_ETHER_TYPE               WFPWfpSlot = 5
+	WFPWfpSlotWFP_SLOT_VLAN_ID                  WFPWfpSlot = 6
+	WFPWfpSlotWFP_SLOT_INTERFACE_MAC            WFPWfpSlot = 17
 )
 
 type WFPWfpSocket struct {
@@ -297,10 +326,17 @@ type WFPWfpValues struct {
 	Layer      uint32
 	Generation uint32
 	Present    uint32
-	Fields     uint32
+	Rows       uint16
+	End        uint16
 	Pages      uint32
-	Error      uint32
-	Slot       [22]uint64
+	First      uint32
+	From       uint32
+	Sublayer   uint32
+	Rank       uint32
+	Pad        uint32
+	Best       uint64
+	Verdict    uint64
+	Word       [13]uint64
 }
 
 type WFPWfpVerdict struct {
@@ -317,6 +353,7 @@ type WFPWfpVerdict struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	WFPMapActive              = "active"
+	WFPMapBuckets             = "buckets"
 	WFPMapCases               = "cases"
 	WFPMapConfig              = "config"
 	WFPMapCounters            = "counters"
@@ -325,6 +362,7 @@ const (
 	WFPMapFilters             = "filters"
 	WFPMapFlows               = "flows"
 	WFPMapGenerations         = "generations"
+	WFPMapHeads               = "heads"
 	WFPMapHits                = "hits"
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
@@ -353,11 +391,13 @@ const (
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpXdp             = "wfp_xdp"
 	WFPVarLayoutAction        = "layout_action"
+	WFPVarLayoutBucket        = "layout_bucket"
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutEvent         = "layout_event"
+	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
 	WFPVarLayoutFlag          = "layout_flag"
-	WFPVarLayoutKind          = "layout_kind"
+	WFPVarLayoutHead          = "layout_head"
 	WFPVarLayoutLayerFlag     = "layout_layer_flag"
 	WFPVarLayoutLayerId       = "layout_layer_id"
 	WFPVarLayoutLimit         = "layout_limit"
@@ -437,6 +477,7 @@ type WFPProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPMapSpecs struct {
 	Active      *ebpf.MapSpec `ebpf:"active"`
+	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Cases       *ebpf.MapSpec `ebpf:"cases"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
@@ -445,6 +486,7 @@ type WFPMapSpecs struct {
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	Generations *ebpf.MapSpec `ebpf:"generations"`
+	Heads       *ebpf.MapSpec `ebpf:"heads"`
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
@@ -461,11 +503,13 @@ type WFPMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
+	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
 	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
-	LayoutKind          *ebpf.VariableSpec `ebpf:"layout_kind"`
+	LayoutHead          *ebpf.VariableSpec `ebpf:"layout_head"`
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
@@ -499,6 +543,7 @@ func (o *WFPObjects) Close() error {
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPMaps struct {
 	Active      *ebpf.Map `ebpf:"active"`
+	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Cases       *ebpf.Map `ebpf:"cases"`
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
@@ -507,6 +552,7 @@ type WFPMaps struct {
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	Generations *ebpf.Map `ebpf:"generations"`
+	Heads       *ebpf.Map `ebpf:"heads"`
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
@@ -521,6 +567,7 @@ type WFPMaps struct {
 func (m *WFPMaps) Close() error {
 	return _WFPClose(
 		m.Active,
+		m.Buckets,
 		m.Cases,
 		m.Config,
 		m.Counters,
@@ -529,6 +576,7 @@ func (m *WFPMaps) Close() error {
 		m.Filters,
 		m.Flows,
 		m.Generations,
+		m.Heads,
 		m.Hits,
 		m.Layers,
 		m.Links,
@@ -546,11 +594,13 @@ func (m *WFPMaps) Close() error {
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
+	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
+	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
 	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
-	LayoutKind          *ebpf.Variable `ebpf:"layout_kind"`
+	LayoutHead          *ebpf.Variable `ebpf:"layout_head"`
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`

@@ -21,40 +21,60 @@ func (k SourceKind) String() string {
 	return [...]string{"refused", "filled", "constant", "never"}[k]
 }
 
-// Slot is the place of a field's value in the BPF programs' struct wfp_values
-// (bpf/wfp.h, enum wfp_slot).
+// Slot is a field's value in the BPF programs' struct wfp_values (bpf/wfp.h,
+// enum wfp_slot).
 type Slot uint8
 
-// The slots of IP layers, and of MAC frame layers, which share the low ones.
+// The slots of IP layers, and of MAC frame layers, which share some of them.
 const (
 	SlotLocalAddress         Slot = 0
-	SlotRemoteAddress        Slot = 2
-	SlotLocalAddressType     Slot = 4
-	SlotDestinationType      Slot = 5
-	SlotLocalPort            Slot = 6
-	SlotRemotePort           Slot = 7
-	SlotProtocol             Slot = 8
-	SlotFlags                Slot = 9
-	SlotMACLocal             Slot = 0
-	SlotMACRemote            Slot = 2
-	SlotMACLocalType         Slot = 4
-	SlotMACRemoteType        Slot = 5
-	SlotEtherType            Slot = 6
-	SlotVLANID               Slot = 7
-	SlotInterfaceMAC         Slot = 8
-	SlotLocalInterface       Slot = 10
-	SlotInterfaceIndex       Slot = 11
-	SlotInterfaceType        Slot = 12
-	SlotPacketInterface      Slot = 13
-	SlotPacketInterfaceIndex Slot = 14
-	SlotPacketInterfaceType  Slot = 15
-	SlotOriginalProfile      Slot = 16
-	SlotCurrentProfile       Slot = 17
-	SlotQuarantineEpoch      Slot = 18
-	SlotApp                  Slot = 19
-	SlotUser                 Slot = 20
-	SlotPackage              Slot = 21
+	SlotRemoteAddress        Slot = 1
+	SlotLocalAddressType     Slot = 2
+	SlotDestinationType      Slot = 3
+	SlotProtocol             Slot = 4
+	SlotLocalPort            Slot = 5
+	SlotRemotePort           Slot = 6
+	SlotFlags                Slot = 7
+	SlotPackage              Slot = 8
+	SlotLocalInterface       Slot = 9
+	SlotInterfaceIndex       Slot = 10
+	SlotInterfaceType        Slot = 11
+	SlotPacketInterface      Slot = 12
+	SlotPacketInterfaceIndex Slot = 13
+	SlotPacketInterfaceType  Slot = 14
+	SlotOriginalProfile      Slot = 15
+	SlotCurrentProfile       Slot = 16
+	SlotQuarantineEpoch      Slot = 17
+	SlotApp                  Slot = 18
+	SlotUser                 Slot = 19
+
+	SlotMACLocal      Slot = 0
+	SlotMACRemote     Slot = 1
+	SlotMACLocalType  Slot = 2
+	SlotMACRemoteType Slot = 3
+	SlotEtherType     Slot = 5
+	SlotVLANID        Slot = 6
+	SlotInterfaceMAC  Slot = 17
 )
+
+// Place is where a slot stands: a 64-bit word of struct wfp_values, and the
+// lowest bit in it. An IPv6 address takes that word and the next.
+type Place struct{ Word, Shift uint8 }
+
+// places mirrors slot_word and slot_shift (bpf/classify.h).
+var places = [...]Place{
+	SlotLocalAddress: {0, 0}, SlotRemoteAddress: {2, 0},
+	SlotLocalAddressType: {4, 0}, SlotDestinationType: {4, 8}, SlotProtocol: {4, 16},
+	SlotLocalPort: {4, 32}, SlotRemotePort: {4, 48},
+	SlotFlags: {5, 0}, SlotPackage: {5, 32}, SlotLocalInterface: {6, 0},
+	SlotInterfaceIndex: {7, 0}, SlotInterfaceType: {7, 32}, SlotPacketInterface: {8, 0},
+	SlotPacketInterfaceIndex: {9, 0}, SlotPacketInterfaceType: {9, 32},
+	SlotOriginalProfile: {10, 0}, SlotCurrentProfile: {10, 32}, SlotQuarantineEpoch: {11, 0},
+	SlotApp: {12, 0}, SlotUser: {12, 32},
+}
+
+// Place returns where the slot stands.
+func (s Slot) Place() Place { return places[s] }
 
 // Source is where a field's value comes from.
 type Source struct {

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
@@ -11,32 +12,40 @@ import (
 	"github.com/wfpebpf/wfpebpf/tests/random"
 )
 
-// judge is wfp_arbitrate (bpf/classify.h) in Go, filter by filter.
+// judge is wfp_arbitrate (bpf/classify.h) in Go, position by position.
 func (t *tables) judge(c *bpf.Case) Verdict {
 	v := Verdict{Action: filter.ActionNoneNoMatch, Soft: true}
 	l := t.layers[layermap.LayerID(c.Values.Layer)]
 	if l == nil {
 		return v
 	}
-	match := func(i uint32) bool {
-		for _, f := range l.Field[:l.Fields] {
-			leaf := f.Empty
-			if c.Values.Present&(1<<f.Slot) != 0 {
-				n := c.Values.Slot[f.Slot]
-				if f.Kind == bpf.KindDirect {
-					leaf = t.directory[uint64(f.Root)+n]
-				} else if f.Width == 16 {
-					k := numberKey(n, 8)
-					low := numberKey(c.Values.Slot[f.Slot+1], 8)
-					copy(k[8:], low[:8])
-					leaf = t.walk(f, k)
-				} else {
-					leaf = t.walk(f, numberKey(n, int(f.Width)))
-				}
+	rows := make([]uint32, l.Rows)
+	for _, f := range l.Field[:l.Fields] {
+		leaf := f.Empty
+		if c.Values.Present&(1<<f.Slot) != 0 {
+			var k key
+			word := c.Values.Word[f.Word] << f.Shift
+			binary.BigEndian.PutUint64(k[:], word)
+			if int(f.Word)+1 < len(c.Values.Word) {
+				binary.BigEndian.PutUint64(k[8:], c.Values.Word[f.Word+1])
 			}
-			page := leaf
+			if f.Flags&bpf.FieldDirect != 0 {
+				leaf = t.directory[f.Root+uint32(word>>32)]
+			} else {
+				leaf = t.walk(f.Root, k)
+			}
+		}
+		rows[f.Row] += leaf
+	}
+	for r := range rows {
+		if l.Row[r].Shared != 0 {
+			rows[r] = t.directory[l.Row[r].Base+rows[r]]
+		}
+	}
+	match := func(i uint32) bool {
+		for _, page := range rows {
 			if l.Pages > 1 {
-				page = t.directory[leaf+i/uint32(bpf.PageBits)]
+				page = t.directory[t.heads[page].Directory+i/uint32(bpf.PageBits)]
 			}
 			in := i % uint32(bpf.PageBits)
 			if t.pages[page].Word[in/64]&(1<<(in%64)) == 0 {
@@ -45,22 +54,33 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 		}
 		return true
 	}
-	total := uint32(0)
-	for i := l.Filters; int(i) < len(t.filters) && t.records[i].Layer == layermap.LayerID(c.Values.Layer); i++ {
-		total++
+	var best *bpf.Filter
+	end := func() bool {
+		if best != nil {
+			v = Verdict{Action: filter.Action(best.Action), Soft: best.Hard == 0, Filter: filter.ID(best.Id)}
+		}
+		best = nil
+		return !v.Soft
 	}
-	for i := uint32(0); i < total; {
-		if !match(i) {
+	sub := uint16(0xffff)
+	for i := uint32(0); int(l.Filters+i) < len(t.filters) && i < l.Pages*uint32(bpf.PageBits); {
+		f := &t.filters[l.Filters+i]
+		if t.records[l.Filters+i] == nil || t.records[l.Filters+i].Layer != layermap.LayerID(c.Values.Layer) || !match(i) {
 			i++
 			continue
 		}
-		f := t.filters[l.Filters+i]
-		v = Verdict{Action: filter.Action(f.Action), Soft: f.Hard == 0, Filter: filter.ID(f.Id)}
-		if f.Hard != 0 {
-			break
+		if f.Sublayer != sub {
+			if end() {
+				return v
+			}
+			sub = f.Sublayer
+		}
+		if best == nil || f.Rank < best.Rank {
+			best = f
 		}
 		i = f.Next
 	}
+	end()
 	return v
 }
 
@@ -89,6 +109,13 @@ func TestTablesAgreeWithTheEvaluator(t *testing.T) {
 		}
 		for _, id := range liveLayers() {
 			l := layermap.ByID(id)
+			if fields := tab.layers[id]; fields != nil {
+				for i := 0; i+1 < int(fields.Fields); i++ {
+					if fields.Field[i].Row/2 >= fields.Field[i+1].Word {
+						t.Fatalf("%v: row %d would be written over word %d before it is read", id, fields.Field[i].Row, fields.Field[i+1].Word)
+					}
+				}
+			}
 			for range 100 {
 				values := g.Values(l)
 				want := filter.Arbitrate(p.Store, id, values, nil)

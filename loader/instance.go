@@ -67,7 +67,7 @@ func newRecord(p *policy.Policy, t *tables) *record {
 	r := &record{
 		Applied: time.Now(), Filters: p.Store.Filters(), Services: p.Services, Packages: p.Packages,
 		Links: p.Links, Profile: p.DefaultProfile, Failsafes: p.Failsafes, Numbers: t.numbers,
-		Layers: map[layermap.LayerID]int{},
+		Layers: t.counts,
 	}
 	for _, s := range p.Store.SubLayers() {
 		r.SubLayers = append(r.SubLayers, *s)
@@ -76,8 +76,11 @@ func newRecord(p *policy.Policy, t *tables) *record {
 		r.Callouts = append(r.Callouts, *c)
 	}
 	for _, f := range t.records {
-		r.Order = append(r.Order, f.ID)
-		r.Layers[f.Layer]++
+		id := filter.ID(0) // a position that is not used
+		if f != nil {
+			id = f.ID
+		}
+		r.Order = append(r.Order, id)
 	}
 	return r
 }

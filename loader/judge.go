@@ -32,19 +32,21 @@ func (n *numbers) encode(c *bpf.Case, l *layermap.Layer, values filter.Values) {
 			continue
 		}
 		v, s := values[i], src.Slot
+		place := s.Place()
 		c.Values.Present |= 1 << s
 		switch {
-		case s == layermap.SlotApp || s == layermap.SlotUser || s == layermap.SlotPackage:
-			c.Values.Slot[s] = n.number(s, v)
+		case v.Type == layermap.TokenAccessInformation || v.Type == layermap.TokenInformation ||
+			v.Type == layermap.ByteBlob || v.Type == layermap.SIDType:
+			c.Values.Word[place.Word] |= n.number(s, v) << place.Shift
 		case v.Type == layermap.ByteArray16 && len(v.Bytes) == 16:
-			c.Values.Slot[s] = binary.BigEndian.Uint64(v.Bytes)
-			c.Values.Slot[s+1] = binary.BigEndian.Uint64(v.Bytes[8:])
+			c.Values.Word[place.Word] = binary.BigEndian.Uint64(v.Bytes)
+			c.Values.Word[place.Word+1] = binary.BigEndian.Uint64(v.Bytes[8:])
 		case v.Type == layermap.ByteArray6 && len(v.Bytes) == 6:
 			var b [8]byte
 			copy(b[2:], v.Bytes)
-			c.Values.Slot[s] = binary.BigEndian.Uint64(b[:])
+			c.Values.Word[place.Word] |= binary.BigEndian.Uint64(b[:])
 		default:
-			c.Values.Slot[s] = v.Num
+			c.Values.Word[place.Word] |= v.Num << place.Shift
 		}
 	}
 }

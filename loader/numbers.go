@@ -122,8 +122,8 @@ func (n *numbers) generation() bpf.Generation {
 }
 
 // values is what the numbers of a slot stand for, for the evaluator; nil where
-// the slot holds no number. MAC layers use other meanings for low slots only.
-func (n *numbers) values(s layermap.Slot, l *layermap.Layer) []filter.Value {
+// the slot holds no number.
+func (n *numbers) values(s layermap.Slot) []filter.Value {
 	switch s {
 	case layermap.SlotApp:
 		return n.appValues()

@@ -20,6 +20,8 @@ func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, princ
 		fill func(name string) (*ebpf.Map, error)
 	}{
 		{bpf.WFPMapNodes, inner(e, t.nodes)},
+		{bpf.WFPMapBuckets, inner(e, t.buckets)},
+		{bpf.WFPMapHeads, inner(e, t.heads)},
 		{bpf.WFPMapPages, inner(e, t.pages)},
 		{bpf.WFPMapDirectory, inner(e, t.directory)},
 		{bpf.WFPMapFilters, inner(e, t.filters)},
