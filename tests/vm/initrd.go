@@ -58,7 +58,7 @@ func writeInitrd(path, root, busybox string, more map[string]string, program str
 		return err
 	}
 	w := &cpioWriter{w: z}
-	for _, dir := range []string{"bin", "dev", "modules", "proc", "root", "run", "sys", "tmp"} {
+	for _, dir := range []string{"bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"} {
 		w.add(dir, fs.ModeDir|0o755, nil)
 	}
 	names, err := addModules(w, root)
@@ -81,6 +81,8 @@ func writeInitrd(path, root, busybox string, more map[string]string, program str
 	w.add("init", 0o755, []byte(initScript))
 	w.add("run-program", 0o755, []byte(run+"\n"))
 	w.add("status-mark", 0o644, []byte(statusMark))
+	w.add("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
+	w.add("etc/group", 0o644, []byte("root:x:0:\n"))
 	w.add("modules/order", 0o644, []byte(strings.Join(names, "\n")))
 	return errors.Join(w.close(), z.Close(), f.Close())
 }
