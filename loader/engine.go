@@ -298,7 +298,7 @@ func (e *Engine) current() (generation uint64, ok bool, err error) {
 // netlink opens a handle in the namespace.
 func (e *Engine) netlink() (h *netlink.Handle, err error) {
 	err = e.ns.do(func() error {
-		h, err = netlink.NewHandle()
+		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 		return err
 	})
 	return h, err

@@ -115,7 +115,7 @@ func HostLinks(name string) ([]HostLink, error) {
 	defer ns.close()
 	var list []HostLink
 	err = ns.inside(name != "", func() error {
-		h, err := netlink.NewHandle()
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}

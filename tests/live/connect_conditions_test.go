@@ -19,13 +19,19 @@ import (
 type attempts map[string]attempt
 
 // outbound is a TCP connect (and MPTCP, and UDP both ways) from a local address,
-// where one is given, to a port of the peer.
+// where one is given, to a port of the peer. Each takes the next source port: a
+// closed connection keeps its own for a while.
 func outbound(port int, local func(family) string, source int) attempts {
+	used := 0
 	opt := func(f family) testbed.Options {
 		if local == nil {
 			return testbed.Options{}
 		}
-		return testbed.Options{Local: at(local(f), source)}
+		if source == 0 {
+			return testbed.Options{Local: at(local(f), 0)}
+		}
+		used++
+		return testbed.Options{Local: at(local(f), source+used)}
 	}
 	return attempts{
 		"TCP connect": func(p *testbed.Proc, f family) error { return p.Connect(f.tcp, at(f.peer, port), opt(f)) },
@@ -77,9 +83,9 @@ func TestConnectConditions(t *testing.T) {
 		{"{IP_PROTOCOL: 6}", p, lists{{"TCP": plain["TCP connect"], "MPTCP": plain["MPTCP connect"]}}, lists{{"UDP": plain["UDP sendto"]}}},
 		{`{IP_LOCAL_ADDRESS: [10.77.0.11, "fd77::11"]}`, p, lists{fromSecond}, lists{plain, fromPort}},
 		{`{IP_LOCAL_ADDRESS: [10.77.0.1, "fd77::1"]}`, p, lists{plain, fromPort}, lists{fromSecond}},
-		{"{IP_LOCAL_PORT: 5000}", p, lists{fromPort}, lists{plain, fromSecond}},
+		{"{IP_LOCAL_PORT: 5000-5999}", p, lists{fromPort}, lists{plain, fromSecond}},
 		{"{IP_LOCAL_PORT: 40000-40999}", p, lists{plain}, lists{fromPort}},
-		{"{IP_LOCAL_PORT: 40900-40999}", p, lists{outbound(8080, hostFirst, 40950)}, lists{outbound(8080, hostFirst, 40850)}},
+		{"{IP_LOCAL_PORT: 40900-40999}", p, lists{outbound(8080, hostFirst, 40900)}, lists{outbound(8080, hostFirst, 40800)}},
 		{"{IP_LOCAL_ADDRESS_TYPE: unicast}", p, lists{plain}, nil},
 		{"{IP_DESTINATION_ADDRESS_TYPE: unicast}", p, lists{plain, toSelf}, nil},
 		{"{IP_NEXTHOP_INTERFACE: h0}", p, lists{plain, fromSecond}, lists{toSelf}},
