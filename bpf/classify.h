@@ -112,9 +112,13 @@ static __always_inline __u32 at_least(__u64 a, __u64 b)
 
 /* The leaf that a value leads to, or ~0: the tables are inconsistent. The
  * value's bytes stand left-justified in high, then low. */
-static __always_inline __u64 walk(__u64 high, __u64 low, __u32 at, void *node_table,
-				  void *bucket_table)
+__noinline __u64 wfp_walk(__u64 high, __u64 low, __u32 at, __u32 generation)
 {
+	void *node_table = bpf_map_lookup_elem(&nodes, &generation);
+	void *bucket_table = bpf_map_lookup_elem(&buckets, &generation);
+
+	if (!node_table || !bucket_table)
+		return ~0ULL;
 	for (int i = 0; i < WFP_MAX_DEPTH; i++) {
 		__u64 second = -(__u64)(at / WFP_SECOND & 1);
 		__u32 entry = at & WFP_ENTRY;
@@ -147,8 +151,7 @@ static __always_inline __u64 walk(__u64 high, __u64 low, __u32 at, void *node_ta
 }
 
 /* The leaf of one field, or ~0. */
-static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f,
-					void *node_table, void *bucket_table, void *index)
+static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f, void *index)
 {
 	__u32 at = f->root, word = f->word;
 	__u64 high, low;
@@ -169,7 +172,7 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 		return entry ? *entry : ~0ULL;
 	}
 	low = word + 1 < WFP_WORDS ? v->word[word + 1] : 0;
-	return walk(high, low, at, node_table, bucket_table);
+	return wfp_walk(high, low, at, v->generation);
 }
 
 enum wfp_end {
@@ -182,7 +185,7 @@ enum wfp_end {
  * place. Returns the pages that may hold a match, 0: nothing to ask. */
 __noinline __u64 wfp_enter(struct wfp_values *v)
 {
-	void *node_table, *bucket_table, *index, *head_table;
+	void *index, *head_table;
 	struct wfp_layer *l;
 	__u64 mask = ~0ULL;
 	__u32 generation;
@@ -193,10 +196,8 @@ __noinline __u64 wfp_enter(struct wfp_values *v)
 	l = find_layer(generation, v->layer);
 	if (!l)
 		return 0;
-	node_table = bpf_map_lookup_elem(&nodes, &generation);
 	index = bpf_map_lookup_elem(&directory, &generation);
-	bucket_table = bpf_map_lookup_elem(&buckets, &generation);
-	if (!node_table || !bucket_table || !index) {
+	if (!index) {
 		v->end = WFP_END_ERROR;
 		return 1;
 	}
@@ -210,7 +211,7 @@ __noinline __u64 wfp_enter(struct wfp_values *v)
 
 		if (f >= l->fields)
 			break;
-		leaf = field_leaf(v, field, node_table, bucket_table, index);
+		leaf = field_leaf(v, field, index);
 		if (leaf == ~0ULL || row >= WFP_MAX_FIELDS) {
 			v->end = WFP_END_ERROR;
 			return 1;

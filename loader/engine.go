@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -33,6 +36,7 @@ type Engine struct {
 	spec     *ebpf.CollectionSpec
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program // loaded as they are needed
+	foreign  error                    // the pins are another version's: only Down works
 }
 
 // Open opens the target's instance, or prepares a new one; nothing exists
@@ -181,7 +185,7 @@ func (e *Engine) openMaps() error {
 	}
 	e.maps, e.programs = map[string]*ebpf.Map{}, map[string]*ebpf.Program{}
 	for name, spec := range e.spec.Maps {
-		if strings.HasPrefix(name, ".") {
+		if !ours(name) {
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(e.in.pins, "maps", name), nil)
@@ -192,44 +196,93 @@ func (e *Engine) openMaps() error {
 			return fmt.Errorf("opening pinned map %s: %w", name, err)
 		}
 		e.maps[name] = m
-		if err := spec.Compatible(m); err != nil {
-			return fmt.Errorf("pinned map %s was made by another version: %w (run wfpebpf down first)", name, err)
+		if err := spec.Compatible(m); err != nil && e.foreign == nil {
+			e.foreign = fmt.Errorf("pinned map %s was made by another version: %w (run wfpebpf down first)", name, err)
 		}
 	}
 	return nil
 }
 
 // load loads programs over the maps, which are made where they do not exist
-// yet. Nothing of that is visible before pinMaps.
+// yet. Nothing of that is visible before pinMaps. The verifier takes most of
+// the time of a first apply, so the programs go to it on all processors.
 func (e *Engine) load(programs []string) error {
-	spec := e.spec.Copy()
-	for name := range spec.Programs {
-		if !slices.Contains(programs, name) || e.programs[name] != nil {
-			delete(spec.Programs, name)
+	if len(e.maps) == 0 {
+		if err := e.newMaps(); err != nil {
+			return err
 		}
 	}
-	if len(spec.Programs) == 0 && len(e.maps) > 0 {
-		return nil
+	programs = slices.DeleteFunc(programs, func(name string) bool { return e.programs[name] != nil })
+	parts := make([][]string, min(runtime.NumCPU(), len(programs)))
+	for i, name := range programs {
+		parts[i%len(parts)] = append(parts[i%len(parts)], name)
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: e.maps})
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+	)
+	for _, part := range parts {
+		group.Go(func() {
+			loaded, err := e.newPrograms(part)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+			maps.Copy(e.programs, loaded)
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// newPrograms loads some programs over the maps that exist.
+func (e *Engine) newPrograms(names []string) (map[string]*ebpf.Program, error) {
+	coll, err := e.collection(names)
 	if err != nil {
-		var ve *ebpf.VerifierError
-		if errors.As(err, &ve) {
-			return fmt.Errorf("this kernel refuses a program: %w", ve)
-		}
-		return fmt.Errorf("loading the BPF programs: %w", err)
+		return nil, err
 	}
 	defer coll.Close()
-	for name := range spec.Programs {
-		e.programs[name] = coll.DetachProgram(name)
+	loaded := map[string]*ebpf.Program{}
+	for _, name := range names {
+		loaded[name] = coll.DetachProgram(name)
 	}
-	for name := range spec.Maps {
-		// a section of the object (.bss) is no map of ours
-		if e.maps[name] == nil && !strings.HasPrefix(name, ".") {
+	return loaded, nil
+}
+
+// newMaps makes the maps.
+func (e *Engine) newMaps() error {
+	coll, err := e.collection(nil)
+	if err != nil {
+		return err
+	}
+	defer coll.Close()
+	for name := range e.spec.Maps {
+		if ours(name) {
 			e.maps[name] = coll.DetachMap(name)
 		}
 	}
 	return nil
+}
+
+// ours tells the instance's maps from the sections of the object (.rodata).
+func ours(mapName string) bool { return !strings.HasPrefix(mapName, ".") }
+
+func (e *Engine) collection(programs []string) (*ebpf.Collection, error) {
+	spec := e.spec.Copy()
+	for name := range spec.Programs {
+		if !slices.Contains(programs, name) {
+			delete(spec.Programs, name)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: e.maps})
+	var ve *ebpf.VerifierError
+	switch {
+	case errors.As(err, &ve):
+		return nil, fmt.Errorf("this kernel refuses a program: %w", ve)
+	case err != nil:
+		return nil, fmt.Errorf("loading the BPF programs: %w", err)
+	}
+	return coll, nil
 }
 
 // pinMaps makes the instance's directories and pins its maps.
@@ -253,19 +306,18 @@ func (e *Engine) pinMaps() error {
 	return nil
 }
 
-// programsFor is what the layers of a policy need: the programs of their hooks,
-// and with sockets the ones that look for older sockets.
-func programsFor(layers map[layermap.LayerID]int) []string {
+// programsFor is what attachments need: the programs of their hooks, and with
+// sockets the ones that look for older sockets.
+func programsFor(spots []spot) []string {
 	var names []string
-	for i := range hooks {
-		if hooks[i].needed(layers, false) {
-			names = append(names, hooks[i].program)
-			if hooks[i].kind == onCgroup {
-				names = append(names, oldSockets...)
-			}
+	for _, s := range spots {
+		if s.hook.kind == onCgroup {
+			names = append(names, oldSockets...)
 		}
+		names = append(names, s.hook.program)
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // Close releases the process's handles; enforcement stays.
@@ -284,6 +336,9 @@ func (e *Engine) Close() error {
 
 // current is the generation in force; ok is false before the first commit.
 func (e *Engine) current() (generation uint64, ok bool, err error) {
+	if e.foreign != nil {
+		return 0, false, e.foreign
+	}
 	m := e.maps[bpf.WFPMapActive]
 	if m == nil {
 		return 0, false, nil
@@ -386,7 +441,12 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := e.load(programsFor(rec.Layers)); err != nil {
+	want := spots(rec.Layers, chosen)
+	missing, err := e.missing(want)
+	if err != nil {
+		return err
+	}
+	if err := e.load(programsFor(missing)); err != nil {
 		return err
 	}
 	if err := e.pinMaps(); err != nil {
@@ -402,21 +462,19 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := e.configure(ephemeral); err != nil {
 		return err
 	}
-	want := spots(rec.Layers, chosen)
-	made, err := e.attachMissing(want)
-	if err == nil && slices.ContainsFunc(want, func(s spot) bool { return s.hook.kind == onCgroup }) {
-		err = e.adoptOldSockets()
+	// from here on down finds what a process that dies leaves behind
+	if err := e.in.save(); err != nil {
+		return err
 	}
+	made, err := e.attach(missing)
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
-		if err = e.in.save(); err == nil {
-			err = e.in.writeRecord(rec)
-		}
+		err = e.in.writeRecord(rec)
 	}
 	if err == nil {
-		err = e.flip(rec.Generation)
+		err = e.maps[bpf.WFPMapActive].Put(uint32(0), rec.Generation) // the commit
 	}
 	if err != nil {
 		for _, name := range made {
@@ -427,7 +485,10 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if exists {
 		os.Remove(e.in.recordPath(generation - 1))
 	}
-	return e.tidy(want)
+	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
+		return &InForceError{err}
+	}
+	return nil
 }
 
 func linkTable(devs []device, p *linkPolicy) map[uint32]bpf.Link {
@@ -460,15 +521,6 @@ func (e *Engine) configure(ephemeral portRange) error {
 	return e.maps[bpf.WFPMapConfig].Put(uint32(0), c)
 }
 
-// flip is the commit: one store. Afterwards it waits until no program uses the
-// generation before, whose tables the next commit overwrites.
-func (e *Engine) flip(generation uint64) error {
-	if err := e.maps[bpf.WFPMapActive].Put(uint32(0), generation); err != nil {
-		return err
-	}
-	return e.gracePeriod()
-}
-
 // gracePeriod returns when every program that was running has ended: the
 // kernel waits for that when an outer map's entry is replaced.
 func (e *Engine) gracePeriod() error {
@@ -486,47 +538,72 @@ func (e *Engine) gracePeriod() error {
 	return outer.Put(slot, m)
 }
 
-// attachMissing makes the attachments that do not exist, and returns which.
-func (e *Engine) attachMissing(want []spot) (made []string, err error) {
+// missing is the attachments that do not exist, or whose link is another one by
+// now: a link made anew under a name has nothing of what its predecessor had.
+func (e *Engine) missing(want []spot) ([]spot, error) {
 	have, err := e.in.attached()
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range want {
-		if slices.Contains(have, s.pin()) {
-			if e.holds(s) {
-				continue
-			}
-			if err := e.detach(s.pin()); err != nil {
-				return made, err
-			}
+	return slices.DeleteFunc(slices.Clone(want), func(s spot) bool {
+		return slices.Contains(have, s.pin()) && e.holds(s)
+	}), err
+}
+
+// attach makes attachments, all or none, and returns their names. Where sockets
+// are among them, the sockets that are older get their identity.
+func (e *Engine) attach(list []spot) (made []string, err error) {
+	for _, s := range list {
+		// what has the name already is on a link that is gone
+		if err = e.detach(s.pin()); err == nil {
+			err = e.attachAt(s)
 		}
-		if err := e.attachAt(s); err != nil {
-			for _, name := range made {
-				err = errors.Join(err, e.detach(name))
-			}
-			return nil, err
+		if err != nil {
+			break
 		}
 		made = append(made, s.pin())
+	}
+	if err == nil && slices.ContainsFunc(list, func(s spot) bool { return s.hook.kind == onCgroup }) {
+		err = e.adoptOldSockets()
+	}
+	if err != nil {
+		for _, name := range made {
+			err = errors.Join(err, e.detach(name))
+		}
+		return nil, err
 	}
 	return made, nil
 }
 
+// ErrNotWaiting: the commit was confirmed, replaced or removed.
+var ErrNotWaiting = errors.New("the commit does not wait to be confirmed")
+
+// RollbackUnconfirmed is Rollback of a commit that still waits for Confirm;
+// ErrNotWaiting where it does not.
+func (e *Engine) RollbackUnconfirmed(generation uint64) error {
+	return e.rollback(func(rec *record) error {
+		if rec.Generation != generation || !rec.Unconfirmed {
+			return ErrNotWaiting
+		}
+		return nil
+	})
+}
+
 // Rollback puts the policy before the last Commit in force again; where there
 // was none it is Down.
-func (e *Engine) Rollback() error {
+func (e *Engine) Rollback() error { return e.rollback(func(*record) error { return nil }) }
+
+func (e *Engine) rollback(allowed func(*record) error) error {
 	lock, err := e.in.lock("lock")
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	generation, exists, err := e.current()
+	rec, err := e.record()
 	if err != nil {
 		return err
 	}
-	if !exists {
-		return ErrNotApplied
+	if err := allowed(rec); err != nil {
+		return err
 	}
+	generation := rec.Generation
 	old, err := e.in.readRecord(generation - 1)
 	if errors.Is(err, os.ErrNotExist) {
 		return e.remove()
@@ -545,15 +622,20 @@ func (e *Engine) Rollback() error {
 	if err != nil {
 		return err
 	}
-	chosen, err := e.selected(devs)
+	chosen, err := e.selectedNow(devs)
 	if err != nil {
 		return err
 	}
-	if err := e.load(programsFor(old.Layers)); err != nil {
+	want := spots(old.Layers, chosen)
+	missing, err := e.missing(want)
+	if err != nil {
+		return err
+	}
+	if err := e.load(programsFor(missing)); err != nil {
 		return err
 	}
 	old.Generation, old.Unconfirmed = generation+1, false
-	// they are as old as the policy is
+	// what the tables say of the host is as old as the policy is
 	principals, _ := old.Numbers.principals()
 	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals); err != nil {
 		return err
@@ -564,25 +646,21 @@ func (e *Engine) Rollback() error {
 	if err := e.syncRoutes(h); err != nil {
 		return err
 	}
-	want := spots(old.Layers, chosen)
-	made, err := e.attachMissing(want)
-	if err != nil {
+	if _, err := e.attach(missing); err != nil {
 		return err
-	}
-	if len(made) > 0 && slices.ContainsFunc(want, func(s spot) bool { return s.hook.kind == onCgroup }) {
-		if err := e.adoptOldSockets(); err != nil {
-			return err
-		}
 	}
 	if err := e.in.writeRecord(old); err != nil {
 		return err
 	}
-	if err := e.flip(old.Generation); err != nil {
+	if err := e.maps[bpf.WFPMapActive].Put(uint32(0), old.Generation); err != nil {
 		return err
 	}
 	os.Remove(e.in.recordPath(generation))
 	os.Remove(e.in.recordPath(generation - 1))
-	return e.tidy(want)
+	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
+		return &InForceError{err}
+	}
+	return nil
 }
 
 // tidy detaches the hooks that are not wanted any more.
@@ -749,7 +827,13 @@ func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string {
 	for _, l := range layermap.Layers() {
 		layers[l.ID] = len(p.Store.Layer(l.ID))
 	}
-	if e.load(programsFor(layers)) == nil {
+	any := device{Name: "any", Ethernet: true}
+	want := spots(layers, []device{any})
+	attached, _ := e.in.attached()
+	want = slices.DeleteFunc(want, func(s spot) bool {
+		return slices.ContainsFunc(attached, func(name string) bool { return name == s.hook.name || strings.HasPrefix(name, s.hook.name+"@") })
+	})
+	if e.load(programsFor(want)) == nil {
 		return why // it can; asking in detail would take as long again
 	}
 	for _, s := range Probe() {

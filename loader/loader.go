@@ -14,7 +14,6 @@ package loader
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/wfpebpf/wfpebpf/filter"
@@ -136,15 +135,10 @@ type State struct {
 	Unconfirmed bool           `json:"unconfirmed"` // waits for confirm
 }
 
-// KernelError says that this kernel lacks what a hook needs.
-type KernelError struct {
-	Layer layermap.LayerID
-	Needs string
-	Err   error
-}
+// InForceError says that a commit or roll-back is in force, and what went wrong
+// while tidying up after it.
+type InForceError struct{ Err error }
 
-func (e *KernelError) Error() string {
-	return fmt.Sprintf("%v needs %s: %v", e.Layer, e.Needs, e.Err)
-}
+func (e *InForceError) Error() string { return "in force, but: " + e.Err.Error() }
 
-func (e *KernelError) Unwrap() error { return e.Err }
+func (e *InForceError) Unwrap() error { return e.Err }

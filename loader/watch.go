@@ -151,16 +151,14 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 		return changes, err
 	}
 	want := spots(rec.Layers, chosen)
-	have, err := e.in.attached()
+	missing, err := e.missing(want)
 	if err != nil {
 		return changes, err
 	}
-	if e.missing(want, have) {
-		if err := e.load(programsFor(rec.Layers)); err != nil {
-			return changes, err
-		}
+	if err := e.load(programsFor(missing)); err != nil {
+		return changes, err
 	}
-	made, err := e.attachMissing(want)
+	made, err := e.attach(missing)
 	for _, name := range made {
 		changes = append(changes, name+": attached")
 	}
@@ -185,19 +183,6 @@ func (e *Engine) selectedNow(devs []device) ([]device, error) {
 	}
 	e.in.info.Interfaces = present
 	return e.selected(devs)
-}
-
-func (e *Engine) missing(want []spot, have []string) bool {
-	set := map[string]bool{}
-	for _, name := range have {
-		set[name] = true
-	}
-	for _, s := range want {
-		if !set[s.pin()] || !e.holds(s) {
-			return true
-		}
-	}
-	return false
 }
 
 func syncTable[K, V comparable](e *Engine, name string, rec *record, want map[K]V) (int, error) {
