@@ -201,7 +201,12 @@ func (a *application) commit(cmd *cobra.Command, engine *loader.Engine, release 
 	defer stop()
 	put := func(commit func(context.Context, *policy.Policy) error) error {
 		defer slowly(cmd.ErrOrStderr(), fmt.Sprintf("putting %d filters in force", len(p.Store.Filters())))()
-		return interrupted(ctx, commit(ctx, p))
+		err := commit(ctx, p)
+		if done := (*loader.InForceError)(nil); errors.As(err, &done) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "wfpebpf: warning: the policy is %s\n", oneLine(done.Error()))
+			return nil
+		}
+		return interrupted(ctx, err)
 	}
 	if a.confirm == 0 {
 		return put(engine.Commit)

@@ -101,7 +101,7 @@ func exactly(t loader.Target) loader.Target {
 type unconfirmed interface {
 	Unconfirmed() bool
 	Generation() (uint64, error)
-	Rollback() error
+	RollbackUnconfirmed(generation uint64) error
 	Close() error
 }
 
@@ -203,7 +203,11 @@ func (r *rollback) look(ours uint64, due bool) (look, error) {
 		return look{}, errors.Join(errors.New("another commit came between"), err)
 	}
 	if due && l.waits && l.generation == ours {
-		err = e.Rollback()
+		err = e.RollbackUnconfirmed(ours)
+		if errors.Is(err, loader.ErrNotWaiting) {
+			l.waits, err = false, nil // confirmed since we looked
+			return l, nil
+		}
 		l.takenBack = err == nil
 	}
 	return l, err
@@ -228,10 +232,6 @@ func (a *application) commitGuarded(engine *loader.Engine, commit func() error) 
 	}
 	defer g.parent.Close()
 	if err := commit(); err != nil {
-		// An error may come after the instant of the commit, too.
-		if now, _ := engine.Generation(); now > before && engine.Unconfirmed() {
-			err = errors.Join(err, engine.Rollback())
-		}
 		return nil, 0, err
 	}
 	generation, err := engine.Generation()
@@ -296,10 +296,10 @@ func (a *application) takeBack(generation uint64) error {
 		return fmt.Errorf("interrupted, and the policy is not taken back yet: %w", err)
 	}
 	defer e.Close()
-	if now, err := e.Generation(); err != nil || now != generation || !e.Unconfirmed() {
-		return errors.Join(errors.New("interrupted; the policy does not wait any more"), err)
-	}
-	if err := e.Rollback(); err != nil {
+	switch err := e.RollbackUnconfirmed(generation); {
+	case errors.Is(err, loader.ErrNotWaiting):
+		return errors.New("interrupted; the policy does not wait any more")
+	case err != nil:
 		return fmt.Errorf("interrupted, and the policy is not taken back yet: %w", err)
 	}
 	return errors.New("interrupted: " + restored)

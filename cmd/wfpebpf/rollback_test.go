@@ -26,7 +26,7 @@ type fakeCommit struct {
 func (f *fakeCommit) Unconfirmed() bool           { f.looks++; return f.waits == nil || f.waits(f.looks) }
 func (f *fakeCommit) Generation() (uint64, error) { return f.generation, nil }
 func (f *fakeCommit) Close() error                { f.open--; return nil }
-func (f *fakeCommit) Rollback() error {
+func (f *fakeCommit) RollbackUnconfirmed(uint64) error {
 	if f.failures > 0 {
 		f.failures--
 		return loader.ErrBusy

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,7 +48,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 func TestMain(m *testing.M) {
 	// Tests run the command as a process by running themselves; the process
 	// that takes a policy back is always such a copy.
-	if os.Getenv(asCommand) != "" || len(os.Args) > 1 && os.Args[1] == "rollback-after" {
+	if os.Getenv(asCommand) != "" || len(os.Args) > 1 && slices.Contains([]string{"rollback-after", "demo-actor"}, os.Args[1]) {
 		main()
 	}
 	testbed.RunChild()
