@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * iter/task_file and iter/tcp: sockets that are older than the engine get the identity of a
- * process that holds them; a connected UDP socket's flow counts as authorised,
- * so that the first apply does not cut it.
+ * iter/task_file and iter/tcp: sockets that are older than the engine get the
+ * identity of a process that holds them; a connected UDP socket's flow counts as
+ * authorised, so that the first apply does not cut it.
  */
 #pragma once
 
 #include "ale.h"
 #include "packet.h"
+
+#define WFP_INIT 1 /* process 1, which makes sockets for services (activation) */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct bpf_iter_meta {
@@ -81,12 +83,18 @@ static __always_inline int identify_old(struct sock *sk, struct task_struct *tas
 {
 	struct wfp_socket *s =
 		bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	int known;
 
-	if (!s || s->netns_cookie)
-		return 0; /* made under the engine: it knows better who made it */
+	/* what was made under the engine is known better, but for sockets that
+	 * process 1 made for a service: they are the service's that holds them */
+	known = s && s->netns_cookie;
+	if (!s || (known && (s->pid != WFP_INIT || BPF_CORE_READ(task, tgid) == WFP_INIT)))
+		return 0;
 	identify_task(s, task);
 	s->uid = BPF_CORE_READ((struct task_struct___cred *)task, cred, fsuid.val);
 	s->gid = BPF_CORE_READ((struct task_struct___cred *)task, cred, fsgid.val);
+	if (known)
+		return 0;
 	s->netns_cookie = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie);
 	s->state = WFP_SOCKET_RA_DONE;
 	return 1;
