@@ -9,9 +9,11 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
@@ -93,29 +95,45 @@ func (r Report) blocks(s State) []ReportFilter {
 	return out
 }
 
+// lineWidth is how long a line of the text is at most.
+const lineWidth = 140
+
+// mostUnmatchable is how many rows the text has for blocks that match nothing:
+// a dump has hundreds of filters for programs that exist on Windows only.
+const mostUnmatchable = 10
+
+// mostInCell is how many ids or layers a cell of the text lists.
+const mostInCell = 12
+
 // WriteText writes the report for a person: the notes, the blocks that do not
 // take effect, a summary by kind of reason, and in the last line how many block
 // filters cannot be enforced.
 func (r Report) WriteText(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	for _, n := range r.notes {
-		fmt.Fprintln(b, printable(n))
+		writeNote(b, printable(n))
 	}
 	for _, part := range []struct {
 		state State
 		title string
+		most  int
 	}{
-		{StateRefused, "Block filters that cannot be enforced:"},
-		{StateUnmatchable, "Block filters that nothing on this host can match:"},
+		{StateRefused, "Block filters that cannot be enforced:", len(r.Filters)},
+		{StateUnmatchable, "Block filters that nothing on this host can match:", mostUnmatchable},
 	} {
-		list := r.blocks(part.state)
-		if len(list) == 0 {
+		rows := merge(r.blocks(part.state))
+		if len(rows) == 0 {
 			continue
 		}
-		fmt.Fprintf(b, "%s\n", part.title)
-		for _, f := range list {
-			// Names come from a file: quoted, they cannot write to the terminal.
-			fmt.Fprintf(b, "  filter %d %q, layer %s, sublayer %q: %s\n", f.ID, clip(f.Name), clip(f.Layer), f.SubLayer, printable(f.Reason))
+		fmt.Fprintln(b, part.title)
+		shown := rows[:min(len(rows), part.most)]
+		writeRows(b, shown)
+		more := 0
+		for _, row := range rows[len(shown):] {
+			more += len(row.ids)
+		}
+		if more > 0 {
+			fmt.Fprintf(b, "  and %d more (--json lists all)\n", more)
 		}
 	}
 	fmt.Fprintf(b, "%d filters: %d enforced, %d unmatchable, %d refused\n", r.Total, r.Enforced, r.Unmatchable, r.Refused)
@@ -124,6 +142,193 @@ func (r Report) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(b, "%d block filters cannot be enforced\n", r.UnenforceableBlocks())
 	return b.Flush()
+}
+
+// writeNote writes a note, a long one clause by clause.
+func writeNote(b *bufio.Writer, note string) {
+	indent := ""
+	for utf8.RuneCountInString(indent+note) > lineWidth {
+		clause, rest, found := strings.Cut(note, "; ")
+		if !found {
+			break
+		}
+		for _, line := range wrap(clause+";", lineWidth-len(indent)) {
+			fmt.Fprintf(b, "%s%s\n", indent, line)
+			indent = "  "
+		}
+		note = rest
+	}
+	for _, line := range wrap(note, lineWidth-len("  ")) {
+		fmt.Fprintf(b, "%s%s\n", indent, line)
+		indent = "  "
+	}
+}
+
+// row is the filters of one name that have the same fate for the same reason:
+// one rule of Windows is a filter at each of several layers.
+type row struct {
+	ids       []filter.ID
+	layers    []string
+	name, why string
+}
+
+// merge makes rows of filters, in the order in which they first occur.
+func merge(list []ReportFilter) []*row {
+	type key struct{ name, why string }
+	var rows []*row
+	at := map[key]*row{}
+	for _, f := range list {
+		why := f.Reason
+		if f.class == classLayer {
+			why = string(classLayer) // which one stands beside it
+		}
+		k := key{f.Name, why}
+		if at[k] == nil {
+			at[k] = &row{name: f.Name, why: why}
+			rows = append(rows, at[k])
+		}
+		at[k].ids = append(at[k].ids, f.ID)
+		at[k].layers = append(at[k].layers, f.Layer)
+	}
+	return rows
+}
+
+// writeRows writes columns; what is too long for its column goes on below. The
+// last column has what the others leave.
+func writeRows(b *bufio.Writer, rows []*row) {
+	const gap = "  "
+	cells := [][4]string{{"id", "name", "layer", "why"}}
+	for _, r := range rows {
+		// Names come from a file: they cannot write to the terminal.
+		cells = append(cells, [4]string{
+			idText(r.ids), printable(clip(r.name)), printable(layerText(r.layers)), printable(whyText(r.why)),
+		})
+	}
+	left := lineWidth
+	widths := [4]int{22, 36, 31}
+	for i := range widths[:3] {
+		longest := 0
+		for _, c := range cells {
+			longest = max(longest, utf8.RuneCountInString(c[i]))
+		}
+		widths[i] = min(widths[i], longest)
+		left -= len(gap) + widths[i]
+	}
+	widths[3] = left - len(gap)
+	for _, c := range cells {
+		var lines [4][]string
+		height := 0
+		for i := range c {
+			lines[i] = wrap(c[i], widths[i])
+			height = max(height, len(lines[i]))
+		}
+		for n := range height {
+			var line strings.Builder
+			for i := range lines {
+				text := ""
+				if n < len(lines[i]) {
+					text = lines[i][n]
+				}
+				fmt.Fprintf(&line, "%s%-*s", gap, widths[i], text)
+			}
+			fmt.Fprintln(b, strings.TrimRight(line.String(), " "))
+		}
+	}
+}
+
+// wrap breaks text into lines, where it can behind a space or a backslash.
+func wrap(s string, width int) []string {
+	var lines []string
+	text := []rune(s)
+	for len(text) > width {
+		at := width
+		for i := width; i > width/3; i-- {
+			if text[i-1] == '\\' || text[i-1] == ' ' || text[i] == ' ' {
+				at = i
+				break
+			}
+		}
+		lines = append(lines, strings.TrimRight(string(text[:at]), " "))
+		if text = text[at:]; text[0] == ' ' {
+			text = text[1:]
+		}
+	}
+	return append(lines, string(text))
+}
+
+// idText lists ids, neighbours as a range.
+func idText(ids []filter.ID) string {
+	ids = slices.Sorted(slices.Values(ids))
+	var parts []string
+	n := 0
+	for n < len(ids) && len(parts) < mostInCell {
+		last := n
+		for last+1 < len(ids) && ids[last+1] == ids[last]+1 {
+			last++
+		}
+		switch last - n {
+		case 0:
+			parts = append(parts, fmt.Sprint(ids[n]))
+		case 1:
+			parts = append(parts, fmt.Sprint(ids[n]), fmt.Sprint(ids[last]))
+		default:
+			parts = append(parts, fmt.Sprintf("%d-%d", ids[n], ids[last]))
+		}
+		n = last + 1
+	}
+	text := strings.Join(parts, ", ")
+	if n < len(ids) {
+		text += fmt.Sprintf(" and %d more", len(ids)-n)
+	}
+	return text
+}
+
+// layerText lists layers, both families of one as "NAME_V4, _V6".
+func layerText(layers []string) string {
+	base := func(s string) string { return strings.TrimSuffix(strings.TrimSuffix(s, "_V4"), "_V6") }
+	var order []string
+	families := map[string][]string{}
+	for _, l := range layers {
+		b := base(l)
+		if families[b] == nil {
+			order = append(order, b)
+		}
+		if f := strings.TrimPrefix(l, b); !slices.Contains(families[b], f) {
+			families[b] = append(families[b], f)
+		}
+	}
+	var parts []string
+	for _, b := range order[:min(len(order), mostInCell)] {
+		parts = append(parts, clip(b)+strings.Join(families[b], ", "))
+	}
+	text := strings.Join(parts, ", ")
+	if n := len(order) - len(parts); n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text
+}
+
+// identifiers in a reason: a number behind the name of a service, and the list
+// that some makes.
+var (
+	sidBehindName = regexp.MustCompile(` \(S-1-[-0-9]+\)`)
+	listOfSIDs    = regexp.MustCompile(`^(.*not in the map: [^,]+)((?:, [^,]+?)*)(?: and (\d+) more)?$`)
+)
+
+// whyText shortens a reason to what tells a person what to look at.
+func whyText(why string) string {
+	const most = 200
+	why = sidBehindName.ReplaceAllString(why, "")
+	if m := listOfSIDs.FindStringSubmatch(why); m != nil {
+		more, _ := strconv.Atoi(m[3])
+		if more += strings.Count(m[2], ","); more > 0 {
+			return fmt.Sprintf("%s and %d more", m[1], more)
+		}
+	}
+	if len(why) > most {
+		why = why[:most] + "..."
+	}
+	return why
 }
 
 // printable replaces what would control a terminal.

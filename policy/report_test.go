@@ -4,9 +4,13 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/wfpebpf/wfpebpf/filter"
 )
 
 // The JSON is a contract: these names and no others.
@@ -71,10 +75,13 @@ func TestReportText(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	want := []string{
 		"quarantine: ",
+		"  on every link new inbound traffic meets the block filter ",
 		"Block filters that cannot be enforced:",
-		`  filter 1 "Filter 1", layer ALE_AUTH_RECV_ACCEPT_V4, sublayer "MPSSVC_WF": boot-time`,
+		"  id  name      layer                    why",
+		"  1   Filter 1  ALE_AUTH_RECV_ACCEPT_V4  boot-time",
 		"Block filters that nothing on this host can match:",
-		`  filter 2 "Filter 2", layer ALE_AUTH_RECV_ACCEPT_V4, sublayer "MPSSVC_WF": app \device\x\a.exe is not in the map`,
+		"  id  name      layer                    why",
+		`  2   Filter 2  ALE_AUTH_RECV_ACCEPT_V4  app \device\x\a.exe is not in the map`,
 		"5 filters: 2 enforced, 1 unmatchable, 2 refused",
 		"       1 refused: boot-time",
 		"       1 refused: layer does not run yet",
@@ -88,6 +95,60 @@ func TestReportText(t *testing.T) {
 		if !strings.HasPrefix(lines[i], want[i]) {
 			t.Errorf("line %d is %q, want %q", i+1, lines[i], want[i])
 		}
+	}
+}
+
+// Filters of one rule share a row, and no list is longer than what is read.
+func TestReportTextRows(t *testing.T) {
+	var fs []testFilter
+	for _, layer := range []string{"FWPM_LAYER_INBOUND_ICMP_ERROR_V4", "FWPM_LAYER_INBOUND_ICMP_ERROR_V6"} {
+		for range 2 {
+			fs = append(fs, testFilter{layer: layer, action: "FWP_ACTION_BLOCK"})
+		}
+	}
+	for i := range 14 {
+		fs = append(fs, testFilter{action: "FWP_ACTION_BLOCK", conditions: appXML("EQUAL", fmt.Sprintf(`\device\%s\%d.exe`, strings.Repeat("long", 40), i))})
+	}
+	text := regexp.MustCompile("Filter [1-4]<").ReplaceAllString(dumpOf(fs...), "One rule<")
+	var b strings.Builder
+	if err := loadText(t, text, nil).Report().WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"\n  1-4  One rule  INBOUND_ICMP_ERROR_V4, _V6  layer does not run yet\n",
+		"\n  14  Filter 14  ALE_AUTH_RECV_ACCEPT_V4  app \\device\\",
+		"\n  and 4 more (--json lists all)\n18 filters: 0 enforced, 14 unmatchable, 4 refused\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("text lacks %q:\n%s", want, b.String())
+		}
+	}
+	for line := range strings.Lines(b.String()) {
+		if n := len(line) - 1; n > lineWidth {
+			t.Errorf("line of %d: %s", n, line)
+		}
+	}
+}
+
+func TestReportTextIsShort(t *testing.T) {
+	for why, want := range map[string]string{
+		"ALE_USER_ID: not in the map: service Audiosrv (S-1-5-80-1-2), S-1-5-3, service BFE (S-1-5-80-3-4) and 54 more": "ALE_USER_ID: not in the map: service Audiosrv and 56 more",
+		"ALE_USER_ID: not in the map: service Dhcp (S-1-5-80-1-2), S-1-5-3":                                             "ALE_USER_ID: not in the map: service Dhcp and 1 more",
+		"ALE_USER_ID: not in the map: S-1-5-3":                                                                          "ALE_USER_ID: not in the map: S-1-5-3",
+		"app a, b and 3 more is not in the map":                                                                         "app a, b and 3 more is not in the map",
+	} {
+		if got := whyText(why); got != want {
+			t.Errorf("%q becomes %q, want %q", why, got, want)
+		}
+	}
+	if got, want := idText([]filter.ID{9, 1, 2, 3, 5, 6}), "1-3, 5, 6, 9"; got != want {
+		t.Errorf("ids %q, want %q", got, want)
+	}
+	if got, want := layerText([]string{"A_V6", "B", "A_V4", "A_V6"}), "A_V6, _V4, B"; got != want {
+		t.Errorf("layers %q, want %q", got, want)
+	}
+	if got, want := strings.Join(wrap(`ab cd\efgh ijklmnopq`, 6), "|"), `ab cd\|efgh|ijklmn|opq`; got != want {
+		t.Errorf("wrapped %q, want %q", got, want)
 	}
 }
 
