@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/policy"
+)
+
+// seedRecord is the record of a small policy.
+func seedRecord(f *testing.F) []byte {
+	s := filter.NewStore()
+	for _, v := range []struct {
+		key string
+		v   filter.Value
+	}{
+		{"IP_REMOTE_PORT", filter.U16(445)},
+		{"ALE_APP_ID", filter.Blob([]byte("/bin/sh"))},
+		{"ALE_USER_ID", filter.SDValue(&filter.SecurityDescriptor{Entries: []filter.ACE{{Allow: true, Mask: 1, SID: filter.UnixUser(1000)}}})},
+	} {
+		if err := s.AddFilter(&filter.Filter{
+			Name: v.key, Layer: layermap.ALEAuthConnectV4, Action: filter.ActionBlock,
+			Conditions: []filter.Condition{{Field: v.key, Value: v.v}},
+		}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	p := &policy.Policy{Store: s, Services: map[filter.SID]string{filter.ServiceSID("DoSvc"): "a.service"}}
+	t, err := compile(p, portRange{32768, 60999})
+	if err != nil {
+		f.Fatal(err)
+	}
+	data, err := json.Marshal(newRecord(p, t))
+	if err != nil {
+		f.Fatal(err)
+	}
+	return data
+}
+
+// A record that is read back makes a policy that can be judged, and says the
+// same when it is written again.
+func FuzzRecord(f *testing.F) {
+	f.Add(seedRecord(f))
+	in := instance{run: f.TempDir()}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(in.recordPath(1), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := in.readRecord(1)
+		if err != nil {
+			return
+		}
+		store := r.store()
+		r.linkPolicy()
+		r.subLayerNames()
+		for _, l := range liveLayers() {
+			filter.Arbitrate(store, l, make(filter.Values, len(layermap.ByID(l).Fields)), nil)
+		}
+		if err := in.writeRecord(r); err != nil {
+			t.Fatalf("cannot be written again: %v", err)
+		}
+		if _, err := in.readRecord(1); err != nil {
+			t.Fatalf("cannot be read again: %v", err)
+		}
+	})
+}
+
+// instance.json names what is filtered; only one of this boot is an instance.
+func FuzzInstance(f *testing.F) {
+	for _, boot := range []string{bootID(), "another"} {
+		data, err := json.Marshal(instanceInfo{Netns: "/run/netns/a", NetnsInode: 1, NetnsCookie: 2, Cgroup: "/", CgroupID: 1, Interfaces: []string{"eth0"}, BootID: boot})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	in := instance{run: f.TempDir()}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(filepath.Join(in.run, "instance.json"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in.info = instanceInfo{}
+		if err := in.load(); err == nil && in.info.BootID != bootID() {
+			t.Errorf("boot %q is taken for this one", in.info.BootID)
+		}
+	})
+}
