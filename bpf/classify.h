@@ -171,7 +171,9 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 		entry = bpf_map_lookup_elem(index, &at);
 		return entry ? *entry : ~0ULL;
 	}
-	low = word + 1 < WFP_WORDS ? v->word[word + 1] : 0;
+	word++;
+	asm volatile("" : "+r"(word)); /* the check must stand in this register */
+	low = word < WFP_WORDS ? v->word[word] : 0;
 	return wfp_walk(high, low, at, v->generation);
 }
 
@@ -239,7 +241,8 @@ __noinline __u64 wfp_enter(struct wfp_values *v)
 		}
 		if (v->pages == 1)
 			continue;
-		head = head_table ? bpf_map_lookup_elem(head_table, &rows(v)[r]) : NULL;
+		at = rows(v)[r]; /* 6.1 takes no key from the caller's memory */
+		head = head_table ? bpf_map_lookup_elem(head_table, &at) : NULL;
 		if (!head) {
 			v->end = WFP_END_ERROR;
 			return 1;
@@ -343,8 +346,7 @@ __noinline __u64 wfp_further_rows(struct wfp_values *v, __u32 page, __u32 word)
 	generation = v->generation;
 	table = bpf_map_lookup_elem(&pages, &generation);
 	index = bpf_map_lookup_elem(&directory, &generation);
-	asm volatile("" : "+r"(word)); /* the check must stand in this register */
-	if (!table || !index || word > WFP_PAGE_WORDS)
+	if (!table || !index)
 		return 0;
 	for (__u32 r = WFP_BANK; r < WFP_MAX_FIELDS; r++) {
 		struct wfp_page *p;
@@ -352,7 +354,9 @@ __noinline __u64 wfp_further_rows(struct wfp_values *v, __u32 page, __u32 word)
 		if (r >= v->rows || !bits)
 			break;
 		p = row_page(v, table, index, r, page);
-		if (!p) {
+		/* checked here, in this register: 6.1 forgets it on the stack */
+		asm volatile("" : "+r"(word));
+		if (!p || word > WFP_PAGE_WORDS) {
 			v->end = WFP_END_ERROR;
 			return 0;
 		}

@@ -24,16 +24,6 @@ struct bpf_iter__task_file {
 struct socket {
 	struct sock *sk;
 };
-typedef struct {
-	__u32 val;
-} kuid_t;
-struct cred {
-	kuid_t fsuid;
-	kuid_t fsgid;
-};
-struct task_struct___cred {
-	const struct cred *cred;
-};
 struct net {
 	__u64 net_cookie;
 };
@@ -91,8 +81,6 @@ static __always_inline int identify_old(struct sock *sk, struct task_struct *tas
 	if (!s || (known && (s->pid != WFP_INIT || BPF_CORE_READ(task, tgid) == WFP_INIT)))
 		return 0;
 	identify_task(s, task);
-	s->uid = BPF_CORE_READ((struct task_struct___cred *)task, cred, fsuid.val);
-	s->gid = BPF_CORE_READ((struct task_struct___cred *)task, cred, fsgid.val);
 	if (known)
 		return 0;
 	s->netns_cookie = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie);

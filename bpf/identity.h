@@ -34,9 +34,17 @@ struct cgroup {
 struct css_set {
 	struct cgroup *dfl_cgrp;
 };
+typedef struct {
+	__u32 val;
+} kuid_t;
+struct cred {
+	kuid_t fsuid;
+	kuid_t fsgid;
+};
 struct task_struct {
 	struct mm_struct *mm;
 	struct css_set *cgroups;
+	const struct cred *cred;
 	int tgid;
 };
 #pragma clang attribute pop
@@ -49,6 +57,9 @@ static __always_inline void identify_task(struct wfp_socket *s, struct task_stru
 	int level = BPF_CORE_READ(cgroup, level);
 
 	s->pid = BPF_CORE_READ(task, tgid);
+	/* as the kernel's own sk_uid; sock_ops may not ask for the current one (6.12) */
+	s->uid = BPF_CORE_READ(task, cred, fsuid.val);
+	s->gid = BPF_CORE_READ(task, cred, fsgid.val);
 	s->inode = 0;
 	s->dev = 0;
 	if (mm) {
@@ -70,12 +81,8 @@ static __always_inline void identify_task(struct wfp_socket *s, struct task_stru
 
 static __always_inline void identify_current(struct wfp_socket *s, __u64 netns_cookie)
 {
-	__u64 ids = bpf_get_current_uid_gid();
-
 	identify_task(s, (struct task_struct *)bpf_get_current_task());
 	s->netns_cookie = netns_cookie;
-	s->uid = (__u32)ids;
-	s->gid = ids >> 32;
 }
 
 static __always_inline __u32 principal(void *table, __u32 kind, __u32 dev, __u64 id)

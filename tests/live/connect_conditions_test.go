@@ -130,38 +130,44 @@ func TestConnectConditions(t *testing.T) {
 // A policy that tells ephemeral ports apart is asked by the first packet, which
 // has the port.
 func TestConnectEphemeralPort(t *testing.T) {
+	for i, name := range []string{"v4", "v6"} {
+		// each has its own host: a closed connection of the other keeps the port
+		t.Run(name, func(t *testing.T) { testConnectEphemeralPort(t, i) })
+	}
+}
+
+func testConnectEphemeralPort(t *testing.T, i int) {
 	b := newBed(t)
 	b.ephemeral(40000, 40001)
 	b.apply(blocks(atConnect, "{IP_LOCAL_PORT: 40001}"))
 	p, server := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
 	b.listen(server, 8080)
-	for _, f := range b.families() {
-		for _, row := range []struct {
-			left     int // the other port is taken
-			tcp, udp outcome
-		}{
-			{40001, dropped, refused},
-			{40000, passes, passes},
-		} {
-			t.Run(fmt.Sprintf("%s %d", f.name, row.left), func(t *testing.T) {
-				taken := at(f.any, 80001-row.left)
-				for _, network := range []string{f.tcp, f.udp} {
-					s, err := p.Bind(network, taken, testbed.Options{V6Only: true})
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer p.CloseSock(s)
+	f := b.families()[i]
+	for _, row := range []struct {
+		left     int // the other port is taken
+		tcp, udp outcome
+	}{
+		{40001, dropped, refused},
+		{40000, passes, passes},
+	} {
+		t.Run(fmt.Sprint(row.left), func(t *testing.T) {
+			taken := at(f.any, 80001-row.left)
+			for _, network := range []string{f.tcp, f.udp} {
+				s, err := p.Bind(network, taken, testbed.Options{V6Only: true})
+				if err != nil {
+					t.Fatal(err)
 				}
-				b.events()
-				row.tcp.want(t, p.Connect(f.tcp, at(f.peer, 8080), testbed.Options{Timeout: row.tcp.limit}))
-				if row.left == 40001 {
-					if e := b.wantBlock("ALE_AUTH_CONNECT_"+f.layer, "Block it"); e.Src != at(f.host, 40001) {
-						t.Errorf("event %+v", e)
-					}
+				defer p.CloseSock(s)
+			}
+			b.events()
+			row.tcp.want(t, p.Connect(f.tcp, at(f.peer, 8080), testbed.Options{Timeout: row.tcp.limit}))
+			if row.left == 40001 {
+				if e := b.wantBlock("ALE_AUTH_CONNECT_"+f.layer, "Block it"); e.Src != at(f.host, 40001) {
+					t.Errorf("event %+v", e)
 				}
-				row.udp.want(t, p.Connect(f.udp, at(f.peer, 8080)))
-			})
-		}
+			}
+			row.udp.want(t, p.Connect(f.udp, at(f.peer, 8080)))
+		})
 	}
 }
 
