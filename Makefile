@@ -99,13 +99,12 @@ fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	  done
 	done
 
-# tests/bench is a program that prints all tables; without it there are the
-# benchmarks of the packages.
+# Without BENCH: what a verdict costs, written to tests/bench/RESULTS.md.
 .PHONY: bench
-bench: ## Measure (BENCH: only Go benchmarks that match)
-	@if [ -f tests/bench/main.go ] && [ -z "$(BENCH)" ]; then
-	  exec $(GO) run ./tests/bench
+bench: ## Measure verdicts (BENCH: run the Go benchmarks that match instead)
+	@if [ -z "$(BENCH)" ]; then
+	  exec $(GO) run ./tests/bench -sizes 10,100,1000,10000,100000 -o tests/bench/RESULTS.md
 	fi
-	$(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -p 1 -timeout 50m ./filter ./loader
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 -timeout 50m ./filter ./loader
 
 .ONESHELL:

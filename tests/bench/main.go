@@ -1,109 +1,130 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures what a verdict costs, over real tables of real
-// policies, in namespaces and a cgroup of its own.
+// policies, in a network namespace and a cgroup of its own. It wants root.
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"flag"
 	"fmt"
-	"log"
 	"os"
-	"os/exec"
+	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
-	"time"
+	"syscall"
 
-	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netns"
 
-	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/loader"
 )
 
-func check(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-const benchCases = 65536
-
 func main() {
-	sizes := []int{10, 100, 1000, 10000}
-	if s := os.Getenv("BENCH_SIZES"); s != "" {
-		sizes = nil
-		for _, f := range strings.Split(s, ",") {
-			n, _ := strconv.Atoi(f)
-			sizes = append(sizes, n)
-		}
-	}
-	ns := fmt.Sprintf("wfpbench-%d", os.Getpid())
-	check(exec.Command("ip", "netns", "add", ns).Run())
-	defer exec.Command("ip", "netns", "del", ns).Run()
-	for _, layer := range []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6} {
-		for _, n := range sizes {
-			measure(ns, layer, n)
-		}
+	sizes := flag.String("sizes", "10,100,1000,10000", "numbers of filters")
+	runs := flag.Int("runs", 15, "runs of each program")
+	out := flag.String("o", "", "file to write the results to, as Markdown")
+	flag.Parse()
+	// A signal ends the measurement, and then what was made is removed.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *sizes, *runs, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
 	}
 }
 
-func measure(ns string, layer layermap.LayerID, n int) {
-	list := rules(n, layermap.ByID(layer).Family == layermap.V6, 1)
-	p := policyOf(layer, list)
-	e, err := loader.Open(loader.Options{Target: loader.Target{Netns: ns, Cgroup: "/wfpbench2"}})
-	check(err)
-	defer e.Close()
-	defer func() { check(e.Down()) }()
-	start := time.Now()
-	check(e.Commit(context.Background(), p))
-	commit := time.Since(start)
-	hs := headers(layer, list, benchCases, 5)
-	cases, err := e.Encode(layer, hs)
-	check(err)
-	spec, err := loadBench()
-	check(err)
-	replace := map[string]*ebpf.Map{}
-	for name, m := range e.Maps() {
-		if spec.Maps[name] != nil {
-			replace[name] = m
+func run(ctx context.Context, sizes string, runs int, out string) (err error) {
+	var ns []int
+	for _, s := range strings.Split(sizes, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > scanSteps {
+			return fmt.Errorf("-sizes: %q is no number of filters", s)
+		}
+		ns = append(ns, n)
+	}
+	if runs < 1 {
+		return errors.New("-runs: at least 1")
+	}
+	if err := loader.CheckCapabilities(); err != nil {
+		return err
+	}
+	at, remove, err := newLab()
+	defer func() { err = errors.Join(err, remove()) }()
+	if err != nil {
+		return err
+	}
+	var list []result
+	for _, layer := range []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6} {
+		for _, n := range ns {
+			l := layermap.ByID(layer)
+			r, err := measure(ctx, at, l, n, runs)
+			if err != nil {
+				return fmt.Errorf("%s, %d filters: %w", l.Name, n, err)
+			}
+			// A large policy takes minutes: say what is done.
+			fmt.Fprintln(os.Stderr, strings.Join(r.cells(), "  "))
+			list = append(list, r)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
-	check(err)
-	defer coll.Close()
-	keys := make([]uint32, benchCases)
-	for i := range keys {
-		keys[i] = uint32(i)
+	fmt.Print(text(list))
+	if out == "" {
+		return nil
 	}
-	_, err = coll.Maps["bench_cases"].BatchUpdate(keys, cases, nil)
-	check(err)
-	run := func(name string) (float64, uint64) {
-		best, blocked := 1e12, uint64(0)
-		for range 7 {
-			r := benchBenchRun{Cases: benchCases}
-			_, err := coll.Programs["bench_"+name].Run(&ebpf.RunOptions{Context: &r, ContextOut: &r})
-			check(err)
-			best = min(best, float64(r.Ns)/benchCases)
-			blocked = r.Blocked
+	return os.WriteFile(out, []byte(document(list, runs)), 0o644)
+}
+
+// newLab makes a network namespace and a cgroup, and returns how to remove them.
+func newLab() (at loader.Target, remove func() error, err error) {
+	var undo []func() error
+	remove = func() error {
+		var err error
+		for _, u := range undo {
+			err = errors.Join(err, u())
 		}
-		return best, blocked
+		return err
 	}
-	empty, _ := run("empty")
-	classify, blocked := run("classify")
-	want := 0
-	matched := 0
-	plan := p.Store.Plan(layer)
-	var res filter.Result
-	for _, h := range hs[:2000] {
-		plan.Arbitrate(h, nil, &res)
-		if res.Filter != nil {
-			matched++
+	name := fmt.Sprintf("wfpebpf-bench-%d", os.Getpid())
+	mount, err := cgroup2Mount()
+	if err != nil {
+		return at, remove, err
+	}
+	at = loader.Target{Netns: name, Cgroup: mount + "/" + name}
+	if err := os.Mkdir(at.Cgroup, 0o755); err != nil {
+		return at, remove, err
+	}
+	undo = append(undo, func() error { return os.Remove(at.Cgroup) })
+	// The thread that moves into the namespace ends with the goroutine.
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		h, err := netns.NewNamed(name)
+		if err == nil {
+			h.Close()
 		}
-		if res.Blocked() {
-			want++
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		return at, remove, fmt.Errorf("making network namespace %s: %w", name, err)
+	}
+	undo = append(undo, func() error { return netns.DeleteNamed(name) })
+	return at, remove, nil
+}
+
+func cgroup2Mount() (string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		before, after, _ := strings.Cut(s.Text(), " - ")
+		if fields := strings.Fields(before); strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
+			return fields[4], nil
 		}
 	}
-	st, _ := e.State()
-	fmt.Printf("%v %d: empty %.0f classify %.0f net %.0f ns; commit %v; memory %.1f MB; matched %d/2000 blocked %.3f oracle %.3f\n", layer, n, empty, classify, classify-empty, commit, float64(st.Memory)/1e6, matched, float64(blocked)/benchCases, float64(want)/2000)
+	return "", errors.New("no cgroup2 is mounted")
 }

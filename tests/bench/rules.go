@@ -139,13 +139,15 @@ func (x *rule) conditions(v6 bool) []filter.Condition {
 }
 
 // policyOf makes the policy of a layer.
-func policyOf(layer layermap.LayerID, list []rule) *policy.Policy {
+func policyOf(layer layermap.LayerID, list []rule) (*policy.Policy, error) {
 	s := filter.NewStore()
 	v6 := layermap.ByID(layer).Family == layermap.V6
 	var keys []filter.GUID
 	for i := range benchSubLayers {
 		keys = append(keys, filter.DeriveKey("sublayer", fmt.Sprint("bench", i)))
-		check(s.AddSubLayer(filter.SubLayer{Key: keys[i], Name: fmt.Sprint("bench ", i), Weight: uint16(1000 - i)}))
+		if err := s.AddSubLayer(filter.SubLayer{Key: keys[i], Name: fmt.Sprint("bench ", i), Weight: uint16(1000 - i)}); err != nil {
+			return nil, err
+		}
 	}
 	for i, x := range list {
 		f := &filter.Filter{
@@ -155,9 +157,39 @@ func policyOf(layer layermap.LayerID, list []rule) *policy.Policy {
 		if x.block {
 			f.Action = filter.ActionBlock
 		}
-		check(s.AddFilter(f))
+		if err := s.AddFilter(f); err != nil {
+			return nil, err
+		}
 	}
-	return &policy.Policy{Store: s}
+	return &policy.Policy{Store: s}, nil
+}
+
+// scanned makes the row of the linear scan. Both classifiers read addresses as
+// they stand in the values: one of IPv4 is the number in the first word.
+func (x *rule) scanned(v6 bool) benchBenchRule {
+	r := benchBenchRule{
+		Interface: x.luid, FlagsNone: x.flagsNone, Protocol: x.protocol, Sublayer: uint16(x.subLayer),
+		LocalPortLow: x.localLow, LocalPortHigh: x.localHigh, RemotePortLow: x.remoteLow, RemotePortHigh: x.remoteHigh,
+	}
+	if x.block {
+		r.Block = 1
+	}
+	r.LocalLow, r.LocalHigh = bounds(x.local, v6)
+	r.RemoteLow, r.RemoteHigh = bounds(x.remote, v6)
+	return r
+}
+
+func bounds(p netip.Prefix, v6 bool) (low, high [2]uint64) {
+	if !v6 {
+		b := p.Addr().As4()
+		low[0] = uint64(binary.BigEndian.Uint32(b[:]))
+		high[0] = low[0] | (1<<(32-p.Bits()) - 1)
+		return low, high
+	}
+	b := p.Addr().As16()
+	low = [2]uint64{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])}
+	high = [2]uint64{low[0] | ^uint64(0)>>min(p.Bits(), 64), low[1] | ^uint64(0)>>max(p.Bits()-64, 0)}
+	return low, high
 }
 
 // headers makes traffic that matches deep: each header is built to meet a rule
