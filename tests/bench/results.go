@@ -76,7 +76,7 @@ Linux %s, %s, %d CPUs.
 - The filters test local and remote address, protocol, both ports, interface and
   FLAGS, in %d sublayers. Each case is made to match a filter drawn from all.
 - The kernel's verdicts on %s cases are the evaluator's, in action, right and filter,
-  and both programs block as many cases as it does: the program fails otherwise.
+  and both programs block as many of those that they judge: no time is taken otherwise.
 - Commit: replacing a policy of that size by another on an engine that runs.
 - Memory: all maps of the engine, with the tables of the policy before, which stay for
   a roll-back.
