@@ -145,7 +145,7 @@ func TestIPPacketAddressType(t *testing.T) {
 // await waits for what the kernel does a moment later.
 func (b *bed) await(done func() bool) {
 	b.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.t.Error("waited in vain")
 			return
