@@ -95,7 +95,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	@for package in $$($(GO) list ./...); do
 	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do
 	    echo "$$package $$target"
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package
 	  done
 	done
 

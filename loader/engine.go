@@ -62,6 +62,8 @@ func Open(opts Options) (*Engine, error) {
 	e.in.info.Netns, e.in.info.NetnsInode, e.in.info.NetnsCookie = opts.Netns, ns.inode, ns.cookie
 	e.in.info.Cgroup, e.in.info.CgroupID = cg.name, cg.id
 	e.in.info.Interfaces, e.in.info.Permits = opts.Interfaces, opts.Permits
+	// a link that is named is wanted, also after detach
+	e.in.info.Detached = slices.DeleteFunc(e.in.info.Detached, func(name string) bool { return slices.Contains(opts.Interfaces, name) })
 	if err := e.openMaps(); err != nil {
 		e.Close()
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -158,7 +159,19 @@ func (in *instance) readRecord(generation uint64) (*record, error) {
 	if err := readJSON(in.recordPath(generation), r); err != nil {
 		return nil, err
 	}
+	if !r.whole() {
+		return nil, fmt.Errorf("%s is damaged: run wfpebpf down and apply again", in.recordPath(generation))
+	}
 	return r, nil
+}
+
+// whole reports whether what the rest of the package relies on is there.
+func (r *record) whole() bool {
+	n := r.Numbers
+	return n != nil && !slices.Contains(r.Filters, nil) &&
+		len(n.Apps) > 0 && len(n.UIDs) > 0 && len(n.GIDs) > 0 &&
+		len(n.Services) > 0 && len(n.Services) == len(n.ServiceSIDs) &&
+		len(n.Packages) > 0 && len(n.Packages) == len(n.PackageSIDs)
 }
 
 func (in *instance) writeRecord(r *record) error { return writeJSON(in.recordPath(r.Generation), r) }

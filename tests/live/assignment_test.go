@@ -3,6 +3,7 @@
 package live
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -157,7 +158,11 @@ func TestAssignmentConditions(t *testing.T) {
 func (b *bed) ephemeral(low, high int) {
 	b.t.Helper()
 	err := b.host.Do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", low, high), 0)
+		// ports that tests bind to themselves are not for the kernel to pick
+		return errors.Join(
+			os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", low, high), 0),
+			os.WriteFile("/proc/sys/net/ipv4/ip_local_reserved_ports", fmt.Appendf(nil, "%d,%d", low+800, low+900), 0),
+		)
 	})
 	if err != nil {
 		b.t.Fatal(err)
