@@ -13,14 +13,17 @@
 #define WFP_PASS 1
 #define WFP_DROP 0
 
-/* The endpoints of an inbound or outbound packet. Returns 0 where the packet is
- * none that ALE judges: a SYN without ACK, or a datagram. */
+/* The endpoints of an inbound or outbound packet. Returns 1, or 0 where the packet
+ * is none that ALE judges, which are a SYN without ACK and a datagram, or -1 where
+ * it cannot be read. */
 __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u32 outbound)
 {
 	struct wfp_headers h = {};
 	struct wfp_route *route;
 
-	if (!t || wfp_read_packet(skb, &h) || (h.protocol == IPPROTO_TCP && !h.syn))
+	if (!t || wfp_read_packet(skb, &h))
+		return -1;
+	if (h.protocol == IPPROTO_TCP && !h.syn)
 		return 0;
 	t->generation = active_generation();
 	t->layer = (outbound ? WFP_ALE_AUTH_CONNECT_V4 : WFP_ALE_AUTH_RECV_ACCEPT_V4) |
@@ -82,6 +85,7 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 	struct wfp_tuple t = {};
 	struct wfp_socket *s;
 	__u64 cookie = 0;
+	int read;
 
 	if (!sk)
 		return WFP_PASS;
@@ -91,7 +95,14 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 		     !tcp_judged(skb, WFP_ALE_AUTH_RECV_ACCEPT_V4))))
 		return WFP_PASS;
 	s = skb_socket(sk);
-	if (!s || !wfp_packet_tuple(skb, &t, 0))
+	if (!s)
+		return WFP_PASS;
+	read = wfp_packet_tuple(skb, &t, 0);
+	if (read < 0 && find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6)) {
+		count(WFP_COUNTER_UNREADABLE);
+		return WFP_DROP;
+	}
+	if (read <= 0)
 		return WFP_PASS;
 	if (s->state & WFP_SOCKET_RA_BLOCKED)
 		return WFP_DROP;
@@ -161,8 +172,8 @@ int wfp_skb_egress(struct __sk_buff *skb)
 		     !tcp_judged(skb, WFP_ALE_AUTH_CONNECT_V4))))
 		return WFP_PASS;
 	s = skb_socket(sk);
-	if (!s || !wfp_packet_tuple(skb, &t, 1))
-		return WFP_PASS;
+	if (!s || wfp_packet_tuple(skb, &t, 1) <= 0)
+		return WFP_PASS; /* -1: the outside of a tunnel, whose inside was judged */
 	authorised = 1;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);

@@ -134,6 +134,10 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 genera
 				    (struct wfp_address *)(outbound ? seen.remote : seen.local));
 	if (header == WFP_NOT_IP)
 		return 0; /* not a whole IP header: the stack drops it */
+	if (header == WFP_IP_UNREADABLE && !outbound) {
+		count(WFP_COUNTER_UNREADABLE); /* whether it is a fragment is not known */
+		return 1;
+	}
 	v.layer = seen.layer;
 	put_addresses(&v, &seen, is_v6(seen.layer));
 	put(&v, WFP_SLOT_FLAGS,

@@ -53,7 +53,9 @@ static __always_inline int read_ip(struct __sk_buff *skb, int offset, struct wfp
 	return offset + (b[0] & 15) * 4;
 }
 
-/* Passes IPv6 extension headers. Returns the transport header's offset, or -1. */
+/* Passes IPv6 extension headers. Returns the transport header's offset, or -1
+ * where they are cut off or are more than eight: RFC 8504, 5.3 lets a host stop
+ * there, and hosts that do not would be asked about a port that nobody has read. */
 static __always_inline int skip_extensions(struct __sk_buff *skb, int offset,
 					   struct wfp_headers *h)
 {
@@ -76,9 +78,13 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, int offset,
 		case 44: /* fragment */
 			if (bpf_skb_load_bytes(skb, offset, b, 4))
 				return -1;
-			if (b[2] & 0xff || b[3] & 0xf9)
-				h->fragment = 1;
 			offset += 8;
+			if (b[2] || b[3] & 0xf9) {
+				/* what follows may be the middle of anything */
+				h->fragment = 1;
+				h->protocol = b[0];
+				return offset;
+			}
 			break;
 		default:
 			return offset;
@@ -124,6 +130,7 @@ enum wfp_ip {
 	WFP_NOT_IP = 1,
 	WFP_IP_WHOLE = 2,
 	WFP_IP_FRAGMENT = 3,
+	WFP_IP_UNREADABLE = 4, /* addresses, but extension headers that have no end */
 };
 
 /* An address as a global function takes it. */
@@ -145,10 +152,12 @@ __noinline int wfp_read_addresses(struct __sk_buff *skb, __u32 offset, struct wf
 	if (end < 0)
 		return WFP_NOT_IP;
 	if (h.v6)
-		skip_extensions(skb, end, &h);
+		end = skip_extensions(skb, end, &h);
 	source->half[0] = h.source[0];
 	source->half[1] = h.source[1];
 	destination->half[0] = h.destination[0];
 	destination->half[1] = h.destination[1];
+	if (end < 0)
+		return WFP_IP_UNREADABLE;
 	return h.fragment ? WFP_IP_FRAGMENT : WFP_IP_WHOLE;
 }

@@ -67,4 +67,5 @@ const (
 	CounterError      = uint32(WFPWfpCounterWFP_COUNTER_ERROR)
 	CounterNoIdentity = uint32(WFPWfpCounterWFP_COUNTER_NO_IDENTITY)
 	CounterNoLink     = uint32(WFPWfpCounterWFP_COUNTER_NO_LINK)
+	CounterUnreadable = uint32(WFPWfpCounterWFP_COUNTER_UNREADABLE)
 )

@@ -385,7 +385,8 @@ enum wfp_counter {
 	WFP_COUNTER_ERROR = 1,       /* classifications that met inconsistent tables */
 	WFP_COUNTER_NO_IDENTITY = 2, /* packets for sockets that carry no identity */
 	WFP_COUNTER_NO_LINK = 3,     /* packets on an interface the tables do not know */
-	WFP_COUNTERS = 4,
+	WFP_COUNTER_UNREADABLE = 4,  /* packets dropped because their extension headers have no end */
+	WFP_COUNTERS = 5,
 };
 
 /* A case for the judge. */

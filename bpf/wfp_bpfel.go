@@ -51,7 +51,8 @@ const (
 	WFPWfpCounterWFP_COUNTER_ERROR       WFPWfpCounter = 1
 	WFPWfpCounterWFP_COUNTER_NO_IDENTITY WFPWfpCounter = 2
 	WFPWfpCounterWFP_COUNTER_NO_LINK     WFPWfpCounter = 3
-	WFPWfpCounterWFP_COUNTERS            WFPWfpCounter = 4
+	WFPWfpCounterWFP_COUNTER_UNREADABLE  WFPWfpCounter = 4
+	WFPWfpCounterWFP_COUNTERS            WFPWfpCounter = 5
 )
 
 type WFPWfpEvent struct {

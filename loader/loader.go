@@ -131,6 +131,7 @@ type State struct {
 	LostEvents  uint64         `json:"lostEvents"`
 	Errors      uint64         `json:"errors"`     // packets judged with inconsistent tables
 	NoIdentity  uint64         `json:"noIdentity"` // packets for sockets without identity
+	Unreadable  uint64         `json:"unreadable"` // packets dropped for more than eight IPv6 extension headers
 	Failsafes   []string       `json:"failsafes"`
 	Unconfirmed bool           `json:"unconfirmed"` // waits for confirm
 }

@@ -156,7 +156,10 @@ func (e *Engine) State() (State, error) {
 	for _, c := range []struct {
 		counter uint32
 		into    *uint64
-	}{{bpf.CounterLost, &s.LostEvents}, {bpf.CounterError, &s.Errors}, {bpf.CounterNoIdentity, &s.NoIdentity}} {
+	}{
+		{bpf.CounterLost, &s.LostEvents}, {bpf.CounterError, &s.Errors},
+		{bpf.CounterNoIdentity, &s.NoIdentity}, {bpf.CounterUnreadable, &s.Unreadable},
+	} {
 		if *c.into, err = e.counter(c.counter); err != nil {
 			return s, err
 		}

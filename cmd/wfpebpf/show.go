@@ -142,6 +142,7 @@ func writeState(w io.Writer, s loader.State) error {
 		{"lost events", s.LostEvents},
 		{"errors", s.Errors},
 		{"without identity", s.NoIdentity},
+		{"unreadable", s.Unreadable},
 		{"failsafes", or(strings.Join(s.Failsafes, ", "), "-")},
 	}
 	for _, layer := range slices.Sorted(maps.Keys(s.Filters)) {
