@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -219,6 +220,10 @@ func until(t *testing.T, what string, holds func() bool) {
 
 // Whatever kills apply, its terminal's end included, the policy is taken back.
 func TestLiveDeathOfApply(t *testing.T) {
+	// Under nohup a hangup is ignored, also by what we start, unless we handle it.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	for _, signal := range []syscall.Signal{syscall.SIGHUP, syscall.SIGKILL} {
 		t.Run(signal.String(), func(t *testing.T) {
 			l := newLab(t)
