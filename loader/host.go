@@ -3,8 +3,6 @@
 package loader
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 )
 
 // bpffs is where the BPF file system is, in the mount namespace of process 1.
@@ -98,20 +98,11 @@ func wrapMount(err error) error {
 
 // cgroupRoot finds where cgroup2 is mounted; it is not always /sys/fs/cgroup.
 func cgroupRoot() (string, error) {
-	f, err := os.Open("/proc/1/mountinfo")
+	mount, err := cgroup2.Mount("1")
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("ALE layers need cgroups: %w", err)
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		fields := strings.Fields(s.Text())
-		for i, word := range fields {
-			if word == "-" && i+1 < len(fields) && fields[i+1] == "cgroup2" && len(fields) > 4 {
-				return hostRoot() + fields[4], nil
-			}
-		}
-	}
-	return "", errors.New("no cgroup2 is mounted; ALE layers need one (mount -t cgroup2 none /sys/fs/cgroup)")
+	return hostRoot() + mount, nil
 }
 
 // cgroup is a directory of the cgroup2 hierarchy.

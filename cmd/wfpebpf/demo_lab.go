@@ -7,7 +7,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +24,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 )
 
 // Addresses of the laboratory.
@@ -108,7 +109,7 @@ func (l *stage) inside(name string, fn func() error) error {
 }
 
 func (l *stage) makeCgroup() error {
-	mount, err := cgroup2Mount()
+	mount, err := cgroup2.Mount("self")
 	if err != nil {
 		return err
 	}
@@ -131,21 +132,6 @@ func (l *stage) makeCgroup() error {
 		l.undo = append(l.undo, l.cgroupFD.Close)
 	}
 	return err
-}
-
-func cgroup2Mount() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		before, after, _ := strings.Cut(s.Text(), " - ")
-		if fields := strings.Fields(before); strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
-			return fields[4], nil
-		}
-	}
-	return "", errors.New("no cgroup2 is mounted (mount -t cgroup2 none /sys/fs/cgroup)")
 }
 
 // wire joins the namespaces by a veth pair and gives both ends addresses.

@@ -5,7 +5,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/loader"
 )
@@ -88,7 +88,7 @@ func newLab() (at loader.Target, remove func() error, err error) {
 		return err
 	}
 	name := fmt.Sprintf("wfpebpf-bench-%d", os.Getpid())
-	mount, err := cgroup2Mount()
+	mount, err := cgroup2.Mount("self")
 	if err != nil {
 		return at, remove, err
 	}
@@ -112,19 +112,4 @@ func newLab() (at loader.Target, remove func() error, err error) {
 	}
 	undo = append(undo, func() error { return netns.DeleteNamed(name) })
 	return at, remove, nil
-}
-
-func cgroup2Mount() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		before, after, _ := strings.Cut(s.Text(), " - ")
-		if fields := strings.Fields(before); strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
-			return fields[4], nil
-		}
-	}
-	return "", errors.New("no cgroup2 is mounted")
 }

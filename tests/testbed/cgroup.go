@@ -9,11 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 )
 
 // Cgroup is a cgroup v2 directory that a test made.
@@ -27,7 +28,7 @@ type Cgroup struct {
 // removed.
 func NewCgroup(t testing.TB, name string) *Cgroup {
 	t.Helper()
-	mount, err := cgroup2Mount()
+	mount, err := cgroup2.Mount("self")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,31 +95,4 @@ func (c *Cgroup) remove() error {
 		}
 	}
 	return nil
-}
-
-// cgroup2Mount finds the v2 hierarchy: it is at /sys/fs/cgroup where there is
-// no other, and somewhere below where version 1 is in use as well.
-func cgroup2Mount() (string, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	if m := findCgroup2(string(info)); m != "" {
-		return m, nil
-	}
-	return "", errors.New("no cgroup2 in /proc/self/mountinfo")
-}
-
-// findCgroup2 returns the mount point of the last mount of a whole cgroup2
-// hierarchy in a mountinfo text; the last one is on top.
-func findCgroup2(mountinfo string) string {
-	found := ""
-	for line := range strings.Lines(mountinfo) {
-		left, right, ok := strings.Cut(line, " - ")
-		fields := strings.Fields(left) // id, parent, device, root, mount point, ...
-		if ok && len(fields) >= 5 && fields[3] == "/" && strings.HasPrefix(right, "cgroup2 ") {
-			found = fields[4]
-		}
-	}
-	return found
 }

@@ -8,6 +8,8 @@ import (
 	"regexp"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 )
 
 // madeHere matches the names that uniqueName gives, with the maker's pid.
@@ -24,7 +26,7 @@ func sweep() {
 			netns.DeleteNamed(e.Name())
 		}
 	}
-	mount, err := cgroup2Mount()
+	mount, err := cgroup2.Mount("self")
 	if err != nil {
 		return
 	}

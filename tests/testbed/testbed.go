@@ -19,6 +19,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 )
 
 // Main runs the tests, or, in a process that Start made, its commands. It does
@@ -55,7 +57,7 @@ func RequireRoot(t testing.TB) {
 			t.Skipf("needs %s, which root does not have here", c.name)
 		}
 	}
-	if _, err := cgroup2Mount(); err != nil {
+	if _, err := cgroup2.Mount("self"); err != nil {
 		t.Skipf("needs a cgroup v2 hierarchy: %v", err)
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/internal/cgroup2"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -428,7 +430,7 @@ func TestSweep(t *testing.T) {
 	if err := ended.Run(); err != nil {
 		t.Fatal(err)
 	}
-	mount, err := cgroup2Mount()
+	mount, err := cgroup2.Mount("self")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -460,22 +462,6 @@ func TestSweep(t *testing.T) {
 	for _, name := range []string{"wfptest", "wfptest-x-1", "wfp-99999999-1", "docker-99999999-1"} {
 		if abandoned(name) {
 			t.Errorf("%s counts as ours", name)
-		}
-	}
-}
-
-func TestFindCgroup2(t *testing.T) {
-	for _, row := range []struct{ name, mountinfo, want string }{
-		{"unified", "31 23 0:28 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw\n", "/sys/fs/cgroup"},
-		{"beside version 1", "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n" +
-			"32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n" +
-			"41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n", "/sys/fs/cgroup/unified"},
-		{"a part bound elsewhere", "31 23 0:28 / /cg rw - cgroup2 cgroup2 rw\n" +
-			"55 23 0:28 /svc /mnt/svc rw - cgroup2 cgroup2 rw\n", "/cg"},
-		{"none", "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", ""},
-	} {
-		if got := findCgroup2(row.mountinfo); got != row.want {
-			t.Errorf("%s: %q, want %q", row.name, got, row.want)
 		}
 	}
 }
