@@ -6,34 +6,22 @@ import (
 	"encoding/json"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
+	"github.com/wfpebpf/wfpebpf/tests/inputs"
 )
-
-// realFile returns the path of a file of a real host, which the project does
-// not hold.
-func realFile(t testing.TB, name string) string {
-	t.Helper()
-	file := filepath.Join("..", "..", "shared", "inputs", "netsh-wfp", name)
-	if _, err := os.Stat(file); err != nil {
-		t.Skip("the folder of real dumps is not here")
-	}
-	return file
-}
 
 func realPolicy(t testing.TB) (*policy.Policy, *policy.Map) {
 	t.Helper()
-	m, err := policy.LoadMapReader("map.yaml", strings.NewReader(
-		"links: {'19985273102270464': eth0}\nservices: {DoSvc: dosvc.service}\n"))
+	m, err := policy.LoadMapReader("map.yaml", strings.NewReader(inputs.Windows11Map))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := policy.Load([]string{realFile(t, "wfpstate-win11-22621.xml")}, policy.Options{Map: m})
+	p, err := policy.Load([]string{inputs.File(t, inputs.Windows11)}, policy.Options{Map: m})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +88,7 @@ func TestRealPolicy(t *testing.T) {
 
 func TestRealEndpointsAreNotBlocked(t *testing.T) {
 	p, m := realPolicy(t)
-	data, err := os.ReadFile(realFile(t, "endpoints-win11-22621.json"))
+	data, err := os.ReadFile(inputs.File(t, inputs.Windows11Endpoints))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,28 +3,17 @@
 package policy
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-)
 
-// realDump returns the path of a real dump, which the project does not hold.
-func realDump(t testing.TB, name string) string {
-	t.Helper()
-	file := filepath.Join("..", "..", "shared", "inputs", "netsh-wfp", name)
-	if _, err := os.Stat(filepath.Dir(file)); err != nil {
-		t.Skip("the folder of real dumps is not here")
-	}
-	return file
-}
+	"github.com/wfpebpf/wfpebpf/tests/inputs"
+)
 
 // realMap is the map that the real dump is tried with.
 func realMap(t testing.TB) *Map {
 	t.Helper()
-	m, err := LoadMapReader("map.yaml", strings.NewReader(
-		"links: {'19985273102270464': eth0}\nservices: {DoSvc: dosvc.service}\n"))
+	m, err := LoadMapReader("map.yaml", strings.NewReader(inputs.Windows11Map))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,12 +25,12 @@ func TestRealDumpsAccountForEveryFilter(t *testing.T) {
 		file  string
 		total int
 	}{
-		{"wfpstate-win11-22621.xml", 1254},
-		{"filters-outbound-only.xml", 286},
+		{inputs.Windows11, inputs.Windows11Filters},
+		{"netsh-wfp/filters-outbound-only.xml", 286},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
 			start := time.Now()
-			p, err := Load([]string{realDump(t, tc.file)}, Options{Map: realMap(t)})
+			p, err := Load([]string{inputs.File(t, tc.file)}, Options{Map: realMap(t)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +59,7 @@ func TestRealDumpsAccountForEveryFilter(t *testing.T) {
 // What does not depend on which layers run: these counts were taken from the
 // dump by other means.
 func TestRealDumpRefusals(t *testing.T) {
-	p, err := Load([]string{realDump(t, "wfpstate-win11-22621.xml")}, Options{Map: realMap(t)})
+	p, err := Load([]string{inputs.File(t, inputs.Windows11)}, Options{Map: realMap(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

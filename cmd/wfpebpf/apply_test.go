@@ -6,14 +6,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
+	"github.com/wfpebpf/wfpebpf/tests/inputs"
 )
 
 func TestDryRunReport(t *testing.T) {
@@ -152,17 +151,14 @@ func TestLayersThatTheKernelCannotCarry(t *testing.T) {
 }
 
 func TestRealDumpReport(t *testing.T) {
-	file := filepath.Join("..", "..", "..", "shared", "inputs", "netsh-wfp", "wfpstate-win11-22621.xml")
-	if _, err := os.Stat(file); err != nil {
-		t.Skip("the folder of real dumps is not here")
-	}
+	file := inputs.File(t, inputs.Windows11)
 	r := wfpebpf(t, "apply", "--dry-run", "--json", file)
 	if r.code != exitDone {
 		t.Fatal(r.err)
 	}
 	var report policy.Report
 	decode(t, r.out, &report)
-	if report.Total != 1254 || report.Enforced+report.Unmatchable+report.Refused != report.Total {
+	if report.Total != inputs.Windows11Filters || report.Enforced+report.Unmatchable+report.Refused != report.Total {
 		t.Errorf("total %d, enforced %d, unmatchable %d, refused %d", report.Total, report.Enforced, report.Unmatchable, report.Refused)
 	}
 }

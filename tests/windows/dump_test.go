@@ -8,32 +8,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/wfpebpf/wfpebpf/loader"
 	"github.com/wfpebpf/wfpebpf/policy"
+	"github.com/wfpebpf/wfpebpf/tests/inputs"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 func TestMain(m *testing.M) { testbed.Main(m) }
 
-// luid is the interface of the dumped machine that the map gives to the link.
-const luid = "19985273102270464"
-
-func dump(t *testing.T) string {
-	file := filepath.Join("..", "..", "..", "shared", "inputs", "netsh-wfp", "wfpstate-win11-22621.xml")
-	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-		t.Skip("the dump of a real Windows machine (shared/inputs/netsh-wfp/wfpstate-win11-22621.xml) is not here")
-	}
-	return file
-}
-
 func TestRealPolicy(t *testing.T) {
-	file := dump(t)
+	file := inputs.File(t, inputs.Windows11)
 	testbed.RequireRoot(t)
 	host, peer := testbed.NewNetns(t, "host"), testbed.NewNetns(t, "peer")
 	cgroup := testbed.NewCgroup(t, "dump")
@@ -43,14 +31,14 @@ func TestRealPolicy(t *testing.T) {
 
 	start := time.Now()
 	p, err := policy.Load([]string{file}, policy.Options{Map: &policy.Map{
-		Links:    map[string]string{luid: "h0"},
+		Links:    map[string]string{inputs.Windows11LUID: "h0"},
 		Services: map[string]string{"DoSvc": unit.Rel},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	report := p.Report()
-	if report.Total != 1254 || report.Enforced+report.Unmatchable+report.Refused != 1254 {
+	if report.Total != inputs.Windows11Filters || report.Enforced+report.Unmatchable+report.Refused != inputs.Windows11Filters {
 		t.Fatalf("report %d: %d enforced, %d unmatchable, %d refused", report.Total, report.Enforced, report.Unmatchable, report.Refused)
 	}
 	e, err := loader.Open(loader.Options{Target: loader.Target{Netns: host.Name, Cgroup: cgroup.Rel}})
