@@ -1,20 +1,39 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * cgroup/sock_create and cgroup/post_bind4, post_bind6: a socket gets its
- * identity when it is made; a bind to port 0 is judged once its port is picked
- * (ALE_RESOURCE_ASSIGNMENT).
+ * identity when it is made, and a raw socket is judged then (packetflows.md 10);
+ * a bind to port 0 is judged once its port is picked (ALE_RESOURCE_ASSIGNMENT).
  */
 #pragma once
 
 #include "ale.h"
 
+#define SOCK_RAW 3
+
 SEC("cgroup/sock_create")
 int wfp_sock_create(struct bpf_sock *ctx)
 {
 	struct wfp_socket *s = bpf_sk_storage_get(&sockets, ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct wfp_tuple t = {
+		.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4,
+		.flags = WFP_FLAG_IS_RAW_ENDPOINT,
+		.local_type = WFP_NL_UNSPECIFIED,
+	};
+	struct wfp_config *c = ale_config();
 
-	if (s)
-		identify_current(s, bpf_get_netns_cookie(ctx));
+	if (!s)
+		return 1;
+	identify_current(s, bpf_get_netns_cookie(ctx));
+	if (ctx->type != SOCK_RAW || !c || c->netns_cookie != s->netns_cookie)
+		return 1;
+	if (ctx->family == AF_INET6)
+		t.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V6;
+	t.generation = active_generation();
+	t.protocol = ctx->protocol;
+	if (wfp_ale(&t, s)) {
+		bpf_set_retval(-EACCES);
+		return 0;
+	}
 	return 1;
 }
 

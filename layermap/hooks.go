@@ -149,7 +149,7 @@ var hooks = map[string]Hook{
 	// Application layer enforcement
 	"ALE_RESOURCE_ASSIGNMENT": {
 		Name: "cgroup bind, post_bind, sock_create; implicit binds at connect, sendmsg and listen", Program: "cgroup_sock_addr, cgroup_sock, sock_ops, cgroup_sockopt", Fidelity: Exact,
-		Differs:   "raw and ping sockets are seen when made, not when bound",
+		Differs:   "raw sockets are judged when made, not when bound; ping sockets are not judged",
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_RESOURCE_ASSIGNMENT_DISCARD": aleDiscardHook("assignments"),

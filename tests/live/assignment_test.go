@@ -8,6 +8,8 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
@@ -89,6 +91,40 @@ func TestAssignment(t *testing.T) {
 		_, err := p.Listen("tcp4", "0.0.0.0:8081")
 		denied.want(t, err)
 	})
+}
+
+// A raw socket has no port to be assigned: it is judged when it is made.
+func TestAssignmentRaw(t *testing.T) {
+	b := newBed(t)
+	b.apply(blocks(atAssignment, "{FLAGS: [IS_RAW_ENDPOINT]}, {IP_PROTOCOL: [icmp, icmpv6]}"))
+	p, other := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	for _, f := range b.families() {
+		t.Run(f.name, func(t *testing.T) {
+			layer := "ALE_RESOURCE_ASSIGNMENT_" + f.layer
+			domain, icmp := unix.AF_INET, unix.IPPROTO_ICMP
+			if f.layer == "V6" {
+				domain, icmp = unix.AF_INET6, unix.IPPROTO_ICMPV6
+			}
+			raw := func(p *testbed.Proc, protocol int) error {
+				s, err := p.Socket(domain, unix.SOCK_RAW, protocol)
+				if err == nil {
+					p.CloseSock(s)
+				}
+				return err
+			}
+			passes.want(t, bindTCP(hostFirst, 8000)(p, f))
+			passes.want(t, raw(p, unix.IPPROTO_RAW))
+			b.wantHits(layer, "Permit the rest")
+			passes.want(t, raw(other, icmp)) // another namespace
+			b.events()
+			denied.want(t, raw(p, icmp))
+			e := b.wantBlock(layer, "Block it")
+			if e.Protocol != uint8(icmp) || e.PID != uint32(p.PID) || e.Program != p.Exe || e.User != "root" {
+				t.Errorf("event %+v", e)
+			}
+			b.wantHits(layer, "Block it")
+		})
+	}
 }
 
 // What each kind of bind looks like to a policy.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +26,23 @@ import (
 )
 
 func TestMain(m *testing.M) { Main(m) }
+
+// What cannot run is skipped by name; where nothing may be skipped it fails.
+func TestMissing(t *testing.T) {
+	for _, row := range []struct {
+		ci, want string
+	}{{"", "--- SKIP: TestNetnsCookies"}, {"true", "--- FAIL: TestNetnsCookies"}} {
+		cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^TestNetnsCookies$")
+		cmd.Env = append(os.Environ(), "CI="+row.ci)
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		out, err := cmd.CombinedOutput()
+		if (err != nil) != (row.ci == "true") || !strings.Contains(string(out), row.want) || !strings.Contains(string(out), "needs root") {
+			t.Errorf("without root, CI=%s: %v\n%s, want %q", row.ci, err, out, row.want)
+		}
+	}
+}
 
 // pair is two namespaces with a veth between them and a process in each.
 type pair struct {
@@ -221,7 +239,10 @@ func TestMPTCP(t *testing.T) {
 		return out
 	}
 	if !strings.Contains(protocols(), "MPTCP") {
-		t.Skip("the kernel has no MPTCP")
+		if _, err := os.Stat("/proc/sys/net/mptcp"); err == nil {
+			t.Fatal("the kernel has MPTCP (/proc/sys/net/mptcp), and its protocols do not list it")
+		}
+		Missing(t, "needs a kernel with MPTCP (CONFIG_MPTCP)")
 	}
 	for i, row := range []struct {
 		name             string

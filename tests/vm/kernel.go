@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 // Kernel is a line of kernel releases. The newest of it that apt offers is run.
@@ -27,7 +29,7 @@ var (
 )
 
 // unpack returns a directory with the contents of the kernel's package, from
-// the cache where it is there. It skips the test where it cannot be had.
+// the cache where it is there.
 func (k Kernel) unpack(t testing.TB) string {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
@@ -56,12 +58,12 @@ func (k Kernel) unpack(t testing.TB) string {
 	what := fmt.Sprintf("needs the package linux-image-%s*-cloud-amd64", k.Version)
 	for _, tool := range []string{"apt-cache", "apt-get", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s, and there is no %s to fetch it", what, tool)
+			testbed.Missing(t, "%s, and there is no %s to fetch it", what, tool)
 		}
 	}
 	names, err := exec.Command("apt-cache", "pkgnames", "linux-image-"+k.Version).Output()
 	if err != nil {
-		t.Skipf("%s: apt-cache: %v", what, err)
+		testbed.Missing(t, "%s: apt-cache: %v", what, err)
 	}
 	pkgs := k.packages(strings.Fields(string(names)))
 	// Some names that apt knows have left the archive.
@@ -74,7 +76,7 @@ func (k Kernel) unpack(t testing.TB) string {
 		}
 		return filepath.Join(cache, pkg)
 	}
-	t.Skipf("%s: %s", what, reason)
+	testbed.Missing(t, "%s: %s", what, reason)
 	return ""
 }
 

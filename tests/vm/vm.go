@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 // Result is what a program left behind.
@@ -35,8 +37,8 @@ const limit = 10 * time.Minute
 // Run boots a kernel, runs a static program as its only process besides init,
 // and waits for the machine to stop. The program is root, and finds /proc,
 // /sys with cgroup2 and bpffs, /tmp, busybox, and veth, bridge and dummy links
-// to make. The test is skipped, naming the package, where QEMU or the kernel
-// cannot be had, and fails where the machine does not come to an end.
+// to make. The test ends by testbed.Missing, naming the package, where QEMU or
+// the kernel cannot be had, and fails where the machine does not come to an end.
 func Run(t testing.TB, k Kernel, program string, args ...string) Result {
 	t.Helper()
 	return RunWith(t, k, nil, program, args...)
@@ -49,7 +51,7 @@ func RunWith(t testing.TB, k Kernel, files map[string]string, program string, ar
 	qemu := require(t, "qemu-system-x86_64", "qemu-system-x86")
 	busybox := require(t, "busybox", "busybox-static")
 	if static, err := isStatic(busybox); err != nil || !static {
-		t.Skipf("%s is not static: needs the package busybox-static (%v)", busybox, err)
+		testbed.Missing(t, "%s is not static: needs the package busybox-static (%v)", busybox, err)
 	}
 	if static, err := isStatic(program); err != nil || !static {
 		t.Fatalf("%s is no static program: build it with CGO_ENABLED=0 (%v)", program, err)
@@ -124,12 +126,12 @@ func build(t testing.TB, args ...string) {
 	}
 }
 
-// require finds a program of the machine, or skips the test.
+// require finds a program of the machine.
 func require(t testing.TB, program, pkg string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
-		t.Skipf("no %s: needs the package %s", program, pkg)
+		testbed.Missing(t, "no %s: needs the package %s", program, pkg)
 	}
 	return path
 }
