@@ -5,7 +5,6 @@ package live
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -73,15 +74,18 @@ func (s *tap) receive(text string, limit time.Duration) error {
 	return testbed.ErrTimeout
 }
 
-// frame makes an Ethernet frame; vlan is the tag, 0 none.
-func frame(to, from net.HardwareAddr, vlan, etherType uint16, text string) []byte {
-	f := append(slices.Clone(to), from...)
-	if vlan != 0 {
-		f = binary.BigEndian.AppendUint16(f, unix.ETH_P_8021Q)
-		f = binary.BigEndian.AppendUint16(f, vlan)
+// frame makes an Ethernet frame of the experiment; vlan is the whole tag, 0 none.
+func frame(t *testing.T, to, from net.HardwareAddr, vlan uint16, text string) []byte {
+	t.Helper()
+	eth := &layers.Ethernet{DstMAC: to, SrcMAC: from, EthernetType: experiment}
+	if vlan == 0 {
+		return serialize(t, eth, gopacket.Payload(text))
 	}
-	f = binary.BigEndian.AppendUint16(f, etherType)
-	return append(append(f, text...), make([]byte, 64)...)
+	eth.EthernetType = layers.EthernetTypeDot1Q
+	tag := &layers.Dot1Q{
+		Priority: uint8(vlan >> 13), DropEligible: vlan&0x1000 != 0, VLANIdentifier: vlan & 0xfff, Type: experiment,
+	}
+	return serialize(t, eth, tag, gopacket.Payload(text))
 }
 
 func mac(s string) net.HardwareAddr {
@@ -137,7 +141,7 @@ func TestFrameEthernet(t *testing.T) {
 			}
 			try := func(s sent, o outcome) {
 				t.Run(o.text+" of "+s.name, func(t *testing.T) {
-					_, err := unix.Write(from.fd, frame(s.to, s.from, s.vlan, experiment, s.name))
+					_, err := unix.Write(from.fd, frame(t, s.to, s.from, s.vlan, s.name))
 					if row.layer == "OUTBOUND" && o.text == dropped.text {
 						failsWith(unix.ENOBUFS).want(t, err) // the sender is told
 					} else {
