@@ -38,6 +38,29 @@ func bindUDP(host func(family) string, port int) attempt {
 	}
 }
 
+// attempts by name.
+type attempts map[string]attempt
+
+// tryAll makes attempts of a process that a layer's policy blocks, then such as
+// it permits.
+func (b *bed) tryAll(t *testing.T, layer string, p *testbed.Proc, f family, blocked, passed []attempts) {
+	t.Helper()
+	b.events()
+	for _, list := range blocked {
+		for name, try := range list {
+			t.Run("blocks "+name+" "+f.name, func(t *testing.T) {
+				denied.want(t, try(p, f))
+				b.wantBlock(layer, "Block it")
+			})
+		}
+	}
+	for _, list := range passed {
+		for name, try := range list {
+			t.Run("permits "+name+" "+f.name, func(t *testing.T) { passes.want(t, try(p, f)) })
+		}
+	}
+}
+
 func anyAddress(f family) string { return f.any }
 
 func connectTCP(p *testbed.Proc, f family) error { return p.Connect(f.tcp, at(f.peer, 8080)) }
@@ -135,56 +158,43 @@ func TestAssignmentConditions(t *testing.T) {
 	app := b.on(b.host, testbed.ProcOptions{CopyTo: "app"})
 	user := b.on(b.host, testbed.ProcOptions{UID: 1000, GID: 1000})
 	b.listen(server, 8080)
-	explicit := map[string]attempt{
+	explicit := attempts{
 		"TCP": bindTCP(hostFirst, 8000), "UDP": bindUDP(hostFirst, 8000),
 		"MPTCP": bindTCP(hostFirst, 8000, testbed.Options{MPTCP: testbed.MPTCPOn}),
 	}
-	wildcard := map[string]attempt{"TCP at any address": bindTCP(anyAddress, 8000), "UDP at any address": bindUDP(anyAddress, 8000)}
-	picked := map[string]attempt{"TCP at port 0": bindTCP(hostFirst, 0), "UDP at port 0": bindUDP(hostFirst, 0)}
-	implicit := map[string]attempt{"TCP connect": connectTCP, "MPTCP connect": connectMPTCP, "UDP connect": connectUDP, "UDP sendto": sendUDP}
-	second := map[string]attempt{"TCP at the second address": bindTCP(hostSecond, 8000), "UDP at the second address": bindUDP(hostSecond, 8000)}
-	loopback := map[string]attempt{"TCP on loopback": bindTCP(onLoopback, 8000), "UDP on loopback": bindUDP(onLoopback, 8000)}
-	type attempts = []map[string]attempt
+	wildcard := attempts{"TCP at any address": bindTCP(anyAddress, 8000), "UDP at any address": bindUDP(anyAddress, 8000)}
+	picked := attempts{"TCP at port 0": bindTCP(hostFirst, 0), "UDP at port 0": bindUDP(hostFirst, 0)}
+	implicit := attempts{"TCP connect": connectTCP, "MPTCP connect": connectMPTCP, "UDP connect": connectUDP, "UDP sendto": sendUDP}
+	second := attempts{"TCP at the second address": bindTCP(hostSecond, 8000), "UDP at the second address": bindUDP(hostSecond, 8000)}
+	loopback := attempts{"TCP on loopback": bindTCP(onLoopback, 8000), "UDP on loopback": bindUDP(onLoopback, 8000)}
+	type lists = []attempts
 	for _, row := range []struct {
 		conditions      string
 		p               *testbed.Proc
-		blocked, passed attempts
+		blocked, passed lists
 	}{
-		{"{IP_LOCAL_PORT: 7990-8010}", p, attempts{explicit, wildcard, second}, attempts{picked, implicit}},
-		{"{IP_LOCAL_PORT: 40000-40999}", p, attempts{picked}, attempts{explicit, wildcard}},
-		{"{IP_LOCAL_PORT: 50000-51000}", p, nil, attempts{explicit, picked, implicit}},
-		{"{FLAGS: [IS_WILDCARD_BIND]}", p, attempts{wildcard, picked, implicit}, attempts{explicit, second}},
-		{"{FLAGS: {match: FLAGS_NONE_SET, value: [IS_WILDCARD_BIND]}}", p, attempts{explicit, second}, attempts{wildcard, picked, implicit}},
-		{`{IP_LOCAL_ADDRESS: [10.77.0.11, "fd77::11"]}`, p, attempts{second}, attempts{explicit, wildcard, picked, implicit}},
-		{`{IP_LOCAL_ADDRESS: [10.77.0.0/24, "fd77::/64"]}`, p, attempts{second, explicit, picked}, attempts{wildcard, implicit, loopback}},
-		{"{IP_LOCAL_ADDRESS: EMPTY}", p, attempts{wildcard, implicit}, attempts{explicit, picked}},
-		{"{IP_LOCAL_ADDRESS_TYPE: unspecified}", p, attempts{wildcard, implicit}, attempts{explicit, picked}},
-		{"{IP_LOCAL_ADDRESS_TYPE: unicast}", p, attempts{explicit, picked, loopback}, attempts{wildcard, implicit}},
-		{"{IP_LOCAL_INTERFACE: h0}", p, attempts{explicit, second, picked}, attempts{wildcard, implicit, loopback}},
-		{"{INTERFACE_TYPE: loopback}", p, attempts{loopback}, attempts{wildcard, implicit, explicit}},
-		{"{IP_PROTOCOL: 6}, {IP_LOCAL_PORT: 8000}", p, attempts{{"TCP": explicit["TCP"], "MPTCP": explicit["MPTCP"]}}, attempts{{"UDP": explicit["UDP"]}, implicit}},
-		{"{ALE_APP_ID: " + app.Exe + "}", app, attempts{explicit, wildcard, picked, implicit}, nil},
-		{"{ALE_APP_ID: " + app.Exe + "}", p, nil, attempts{explicit, wildcard, picked, implicit}},
-		{`{ALE_USER_ID: "uid:1000"}`, user, attempts{explicit, wildcard, picked, implicit}, nil},
-		{`{ALE_USER_ID: "uid:1000"}`, p, nil, attempts{explicit, wildcard, picked, implicit}},
+		{"{IP_LOCAL_PORT: 7990-8010}", p, lists{explicit, wildcard, second}, lists{picked, implicit}},
+		{"{IP_LOCAL_PORT: 40000-40999}", p, lists{picked}, lists{explicit, wildcard}},
+		{"{IP_LOCAL_PORT: 50000-51000}", p, nil, lists{explicit, picked, implicit}},
+		{"{FLAGS: [IS_WILDCARD_BIND]}", p, lists{wildcard, picked, implicit}, lists{explicit, second}},
+		{"{FLAGS: {match: FLAGS_NONE_SET, value: [IS_WILDCARD_BIND]}}", p, lists{explicit, second}, lists{wildcard, picked, implicit}},
+		{`{IP_LOCAL_ADDRESS: [10.77.0.11, "fd77::11"]}`, p, lists{second}, lists{explicit, wildcard, picked, implicit}},
+		{`{IP_LOCAL_ADDRESS: [10.77.0.0/24, "fd77::/64"]}`, p, lists{second, explicit, picked}, lists{wildcard, implicit, loopback}},
+		{"{IP_LOCAL_ADDRESS: EMPTY}", p, lists{wildcard, implicit}, lists{explicit, picked}},
+		{"{IP_LOCAL_ADDRESS_TYPE: unspecified}", p, lists{wildcard, implicit}, lists{explicit, picked}},
+		{"{IP_LOCAL_ADDRESS_TYPE: unicast}", p, lists{explicit, picked, loopback}, lists{wildcard, implicit}},
+		{"{IP_LOCAL_INTERFACE: h0}", p, lists{explicit, second, picked}, lists{wildcard, implicit, loopback}},
+		{"{INTERFACE_TYPE: loopback}", p, lists{loopback}, lists{wildcard, implicit, explicit}},
+		{"{IP_PROTOCOL: 6}, {IP_LOCAL_PORT: 8000}", p, lists{{"TCP": explicit["TCP"], "MPTCP": explicit["MPTCP"]}}, lists{{"UDP": explicit["UDP"]}, implicit}},
+		{"{ALE_APP_ID: " + app.Exe + "}", app, lists{explicit, wildcard, picked, implicit}, nil},
+		{"{ALE_APP_ID: " + app.Exe + "}", p, nil, lists{explicit, wildcard, picked, implicit}},
+		{`{ALE_USER_ID: "uid:1000"}`, user, lists{explicit, wildcard, picked, implicit}, nil},
+		{`{ALE_USER_ID: "uid:1000"}`, p, nil, lists{explicit, wildcard, picked, implicit}},
 	} {
 		t.Run(row.conditions, func(t *testing.T) {
 			b.apply(blocks(atAssignment, row.conditions))
 			for _, f := range b.families() {
-				b.events()
-				for _, list := range row.blocked {
-					for name, try := range list {
-						t.Run("blocks "+name+" "+f.name, func(t *testing.T) {
-							denied.want(t, try(row.p, f))
-							b.wantBlock("ALE_RESOURCE_ASSIGNMENT_"+f.layer, "Block it")
-						})
-					}
-				}
-				for _, list := range row.passed {
-					for name, try := range list {
-						t.Run("permits "+name+" "+f.name, func(t *testing.T) { passes.want(t, try(row.p, f)) })
-					}
-				}
+				b.tryAll(t, "ALE_RESOURCE_ASSIGNMENT_"+f.layer, row.p, f, row.blocked, row.passed)
 			}
 		})
 	}

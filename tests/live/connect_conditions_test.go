@@ -15,9 +15,6 @@ import (
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
-// attempts by name.
-type attempts map[string]attempt
-
 // outbound is a TCP connect (and MPTCP, and UDP both ways) from a local address,
 // where one is given, to a port of the peer. Each takes the next source port: a
 // closed connection keeps its own for a while.
@@ -108,20 +105,7 @@ func TestConnectConditions(t *testing.T) {
 		t.Run(row.conditions, func(t *testing.T) {
 			b.apply(blocks(atConnect, row.conditions))
 			for _, f := range b.families() {
-				b.events()
-				for _, list := range row.denied {
-					for name, try := range list {
-						t.Run("denies "+name+" "+f.name, func(t *testing.T) {
-							denied.want(t, try(row.p, f))
-							b.wantBlock("ALE_AUTH_CONNECT_"+f.layer, "Block it")
-						})
-					}
-				}
-				for _, list := range row.passed {
-					for name, try := range list {
-						t.Run("permits "+name+" "+f.name, func(t *testing.T) { passes.want(t, try(row.p, f)) })
-					}
-				}
+				b.tryAll(t, "ALE_AUTH_CONNECT_"+f.layer, row.p, f, row.denied, row.passed)
 			}
 		})
 	}
