@@ -324,32 +324,84 @@ func programsFor(spots []spot) []string {
 
 // Close releases the process's handles; enforcement stays.
 func (e *Engine) Close() error {
-	for _, p := range e.programs {
-		p.Close()
-	}
-	for _, m := range e.maps {
-		m.Close()
-	}
+	e.closeMaps()
 	if e.ns != nil {
 		e.ns.close()
 	}
 	return nil
 }
 
-// current is the generation in force; ok is false before the first commit.
-func (e *Engine) current() (generation uint64, ok bool, err error) {
+func (e *Engine) closeMaps() {
+	for _, p := range e.programs {
+		p.Close()
+	}
+	for _, m := range e.maps {
+		m.Close()
+	}
+	e.maps, e.programs, e.foreign = nil, nil, nil
+}
+
+// active is the number of the commit in force, 0 before the first.
+func (e *Engine) active() (generation uint64, err error) {
 	if e.foreign != nil {
-		return 0, false, e.foreign
+		return 0, e.foreign
 	}
-	m := e.maps[bpf.WFPMapActive]
-	if m == nil {
-		return 0, false, nil
+	if m := e.maps[bpf.WFPMapActive]; m != nil {
+		err = m.Lookup(uint32(0), &generation)
 	}
-	if err := m.Lookup(uint32(0), &generation); err != nil {
-		return 0, false, err
+	return generation, err
+}
+
+// hold takes the instance's lock and looks anew at what another process may
+// have changed, or taken down, since this one opened the instance.
+func (e *Engine) hold() (*os.File, error) {
+	lock, err := e.in.lock("lock")
+	if err != nil {
+		return nil, err
 	}
-	_, err = os.Stat(e.in.recordPath(generation))
-	return generation, err == nil, nil
+	if e.in.load() != nil {
+		err = ErrNotApplied
+	} else {
+		err = e.followPins()
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
+// followPins opens the maps again where those that are pinned are not ours any
+// more: another process made the instance, or took it down, since we looked.
+func (e *Engine) followPins() error {
+	mine := e.maps[bpf.WFPMapActive]
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(e.in.pins, "maps", bpf.WFPMapActive), nil)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if mine == nil || !mine.IsPinned() {
+			return nil
+		}
+	case err != nil:
+		return fmt.Errorf("opening pinned map %s: %w", bpf.WFPMapActive, err)
+	default:
+		defer pinned.Close()
+		if mine != nil && sameMap(mine, pinned) {
+			return nil
+		}
+	}
+	e.closeMaps()
+	return e.openMaps()
+}
+
+func sameMap(a, b *ebpf.Map) bool {
+	x, errX := a.Info()
+	y, errY := b.Info()
+	if errX != nil || errY != nil {
+		return false
+	}
+	idX, okX := x.ID()
+	idY, okY := y.ID()
+	return okX && okY && idX == idY
 }
 
 // netlink opens a handle in the namespace.
@@ -395,28 +447,30 @@ func (e *Engine) CommitUnconfirmed(ctx context.Context, p *policy.Policy) error 
 }
 
 func (e *Engine) transact(ctx context.Context, p *policy.Policy, unconfirmed bool) error {
+	if err := makeDir(e.in.run); err != nil {
+		return err
+	}
 	lock, err := e.in.lock("lock")
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	generation, exists, err := e.current()
+	if err := e.followPins(); err != nil {
+		return err
+	}
+	generation, err := e.active()
 	if err != nil {
 		return err
 	}
-	if !exists {
-		// nothing of ours is in force: a failure must leave nothing behind
-		defer func() {
-			if err != nil {
-				e.remove()
-			}
-		}()
+	err = e.commit(ctx, p, generation, unconfirmed)
+	if inForce := (*InForceError)(nil); err != nil && generation == 0 && !errors.As(err, &inForce) {
+		// nothing of ours was in force: a failure must leave nothing behind
+		return errors.Join(err, e.remove())
 	}
-	err = e.commit(ctx, p, generation, exists, unconfirmed)
 	return err
 }
 
-func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, exists, unconfirmed bool) error {
+func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, unconfirmed bool) error {
 	ephemeral, err := e.ns.ephemeral()
 	if err != nil {
 		return err
@@ -484,9 +538,7 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 		}
 		return err
 	}
-	if exists {
-		os.Remove(e.in.recordPath(generation - 1))
-	}
+	os.Remove(e.in.recordPath(generation - 1))
 	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
 		return &InForceError{err}
 	}
@@ -527,7 +579,7 @@ func (e *Engine) configure(ephemeral portRange) error {
 // kernel waits for that when an outer map's entry is replaced.
 func (e *Engine) gracePeriod() error {
 	outer := e.maps[bpf.WFPMapHits]
-	generation, _, err := e.current()
+	generation, err := e.active()
 	if err != nil {
 		return err
 	}
@@ -593,7 +645,7 @@ func (e *Engine) RollbackUnconfirmed(generation uint64) error {
 func (e *Engine) Rollback() error { return e.rollback(func(*record) error { return nil }) }
 
 func (e *Engine) rollback(allowed func(*record) error) error {
-	lock, err := e.in.lock("lock")
+	lock, err := e.hold()
 	if err != nil {
 		return err
 	}
@@ -678,37 +730,35 @@ func (e *Engine) tidy(want []spot) error {
 
 // record is the policy in force.
 func (e *Engine) record() (*record, error) {
-	generation, exists, err := e.current()
+	generation, err := e.active()
 	if err != nil {
 		return nil, err
 	}
-	if !exists {
+	rec, err := e.in.readRecord(generation)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNotApplied
 	}
-	return e.in.readRecord(generation)
+	return rec, err
 }
 
 // Generation counts the commits of the instance; 0 before the first.
 func (e *Engine) Generation() (uint64, error) {
-	generation, exists, err := e.current()
-	if !exists {
-		return 0, err
+	generation, err := e.active()
+	if !exists(e.in.recordPath(generation)) {
+		return 0, err // taken down by another process
 	}
 	return generation, err
 }
 
 // Confirm keeps an unconfirmed commit and reports whether there was one.
 func (e *Engine) Confirm() (bool, error) {
-	lock, err := e.in.lock("lock")
+	lock, err := e.hold()
 	if err != nil {
 		return false, err
 	}
 	defer lock.Close()
-	if !e.Unconfirmed() {
-		return false, nil
-	}
 	rec, err := e.record()
-	if err != nil {
+	if err != nil || !rec.Unconfirmed {
 		return false, err
 	}
 	rec.Unconfirmed = false
@@ -723,6 +773,12 @@ func (e *Engine) Unconfirmed() bool {
 
 // Down removes everything of the instance, and nothing else.
 func (e *Engine) Down() error {
+	if !exists(e.in.run) && !exists(e.in.pins) {
+		return nil
+	}
+	if err := makeDir(e.in.run); err != nil {
+		return err
+	}
 	lock, err := e.in.lock("lock")
 	if err != nil {
 		return err
@@ -748,7 +804,8 @@ func (e *Engine) remove() error {
 		}
 		return nil
 	})
-	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot()), removeEmpty(runRoot()))
+	e.closeMaps()
+	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot()), removeEmpty(runRoot()), e.openMaps())
 }
 
 // removeEmpty removes a directory that holds nothing any more. Another instance
@@ -794,7 +851,7 @@ func (e *Engine) DetachLink(name string) error {
 }
 
 func (e *Engine) changeLinks(name string, change func(*instanceInfo)) error {
-	lock, err := e.in.lock("lock")
+	lock, err := e.hold()
 	if err != nil {
 		return err
 	}

@@ -149,7 +149,7 @@ func (d *describer) reload() {
 }
 
 func (d *describer) describe(raw *bpf.Event) Event {
-	if g, ok, err := d.e.current(); err == nil && ok && g != d.generation {
+	if g, err := d.e.active(); err == nil && g != d.generation {
 		d.reload()
 	}
 	layer := layermap.LayerID(raw.Layer)

@@ -200,21 +200,34 @@ func writeJSON(path string, v any) error {
 	return os.Rename(tmp, path)
 }
 
-// lock takes one of the instance's locks; ErrBusy where somebody has it.
+// lock takes one of the instance's locks; ErrBusy where somebody has it, and
+// ErrNotApplied where the instance is gone.
 func (in *instance) lock(name string) (*os.File, error) {
-	if err := makeDir(in.run); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(in.run, name), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
+	path := filepath.Join(in.run, name)
 	for range 50 { // another commit takes a moment, not more
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, ErrNotApplied
+		}
+		if err != nil {
+			return nil, err
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && stillThere(f, path) {
 			return f, nil
 		}
+		f.Close()
 		time.Sleep(100 * time.Millisecond)
 	}
-	f.Close()
 	return nil, fmt.Errorf("%w (%s)", ErrBusy, filepath.Base(in.run))
+}
+
+// stillThere reports whether a path leads to the file that was opened by it. Who
+// takes an instance down removes its locks while others wait for them.
+func stillThere(f *os.File, path string) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(path)
+	return err == nil && os.SameFile(opened, now)
 }

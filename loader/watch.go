@@ -98,14 +98,14 @@ func settle(links chan netlink.LinkUpdate, addrs chan netlink.AddrUpdate, routes
 // refreshLocked looks at the record anew each time: another process may have
 // committed, or taken everything down.
 func (e *Engine) refreshLocked(h *netlink.Handle) ([]string, error) {
-	lock, err := e.in.lock("lock")
+	lock, err := e.hold()
+	if errors.Is(err, ErrNotApplied) {
+		return nil, fmt.Errorf("%w any more", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := e.in.load(); err != nil {
-		return nil, fmt.Errorf("%w any more", ErrNotApplied)
-	}
 	return e.refresh(h)
 }
 

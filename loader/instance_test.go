@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/wfpebpf/wfpebpf/filter"
+	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/policy"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
+)
+
+func TestMain(m *testing.M) { testbed.Main(m) }
+
+// engineFor opens an engine on a target; what it made goes when the test ends.
+func engineFor(t *testing.T, target Target) *Engine {
+	t.Helper()
+	e, err := Open(Options{Target: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Down(); err != nil {
+			t.Errorf("down: %v", err)
+		}
+		e.Close()
+	})
+	return e
+}
+
+func newTarget(t *testing.T) Target {
+	testbed.RequireRoot(t)
+	return Target{Netns: testbed.NewNetns(t, "host").Path, Cgroup: testbed.NewCgroup(t, "loader").Rel}
+}
+
+// blockPort is a policy with one filter.
+func blockPort(t *testing.T, name string) *policy.Policy {
+	t.Helper()
+	s := filter.NewStore()
+	if err := s.AddFilter(&filter.Filter{
+		Name: name, Layer: layermap.ALEAuthConnectV4, Action: filter.ActionBlock,
+		Conditions: []filter.Condition{{Field: "IP_REMOTE_PORT", Value: filter.U16(8081)}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return &policy.Policy{Store: s}
+}
+
+func wantInForce(t *testing.T, target Target, name string, generation uint64) {
+	t.Helper()
+	e, err := Find(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	rows, err := e.Filters()
+	if err != nil || len(rows) != 1 || rows[0].Name != name {
+		t.Errorf("in force: %+v, %v; want the filter %q", rows, err, name)
+	}
+	hooks, err := e.Hooks()
+	if err != nil || len(hooks) == 0 {
+		t.Errorf("hooks %v, %v", hooks, err)
+	}
+	if g, err := e.Generation(); err != nil || g != generation {
+		t.Errorf("generation %d, %v; want %d", g, err, generation)
+	}
+}
+
+// Who opened a target before another process made its instance, or took it down
+// and made it anew, changes the instance that there is.
+func TestEngineFollowsOtherProcesses(t *testing.T) {
+	target := newTarget(t)
+	a, b := engineFor(t, target), engineFor(t, target)
+	commit := func(e *Engine, name string) {
+		t.Helper()
+		if err := e.Commit(context.Background(), blockPort(t, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(a, "first")
+	commit(b, "second")
+	wantInForce(t, target, "second", 2)
+	if err := a.Down(); err != nil {
+		t.Fatal(err)
+	}
+	commit(a, "third")
+	if waited, err := b.Confirm(); waited || err != nil {
+		t.Errorf("confirm: %t, %v", waited, err)
+	}
+	commit(b, "fourth")
+	wantInForce(t, target, "fourth", 2)
+}
+
+// A failed commit changes nothing, of another process neither.
+func TestEngineFailedCommit(t *testing.T) {
+	target := newTarget(t)
+	a, b := engineFor(t, target), engineFor(t, target)
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := a.Commit(ended, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if exists(a.in.run) || exists(a.in.pins) {
+		t.Error("a first commit that failed left something behind")
+	}
+	if err := a.Commit(context.Background(), blockPort(t, "first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(ended, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	wantInForce(t, target, "first", 1)
+	// nor where somebody cleaned up under /run
+	if err := os.Remove(a.in.recordPath(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(ended, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := b.Commit(context.Background(), blockPort(t, "second")); err != nil {
+		t.Fatal(err)
+	}
+	wantInForce(t, target, "second", 2)
+}
+
+// What comes after down does nothing, and leaves nothing behind.
+func TestEngineAfterDown(t *testing.T) {
+	target := newTarget(t)
+	a, b := engineFor(t, target), engineFor(t, target)
+	if err := a.Commit(context.Background(), blockPort(t, "first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(context.Background(), blockPort(t, "second")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Down(); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"Watch":               func() error { return b.Watch(context.Background(), func(string) {}) },
+		"Confirm":             func() error { _, err := b.Confirm(); return err },
+		"RollbackUnconfirmed": func() error { return b.RollbackUnconfirmed(2) },
+		"AttachLink":          func() error { return b.AttachLink("lo") },
+		"Events":              func() error { return b.Events(context.Background(), false, false, nil) },
+	} {
+		if err := call(); !errors.Is(err, ErrNotApplied) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if exists(b.in.run) || exists(b.in.pins) {
+			t.Fatalf("%s left something behind", name)
+		}
+	}
+}
+
+// What fails after the policy is in force takes nothing back.
+func TestEngineInForceButUntidy(t *testing.T) {
+	target := newTarget(t)
+	e := engineFor(t, target)
+	links := filepath.Join(e.in.pins, "links")
+	if err := errors.Join(ensureBPFFS(), makeDir(links)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Pin(filepath.Join(links, "no_link")); err != nil {
+		t.Fatal(err)
+	}
+	inForce := (*InForceError)(nil)
+	if err := e.Commit(context.Background(), blockPort(t, "first")); !errors.As(err, &inForce) {
+		t.Errorf("commit beside what is no link: %v", err)
+	}
+	wantInForce(t, target, "first", 1)
+}
