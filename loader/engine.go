@@ -37,6 +37,9 @@ type Engine struct {
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program // loaded as they are needed
 	foreign  error                    // the pins are another version's: only Down works
+
+	numbers   *numbers // of the commit numbersOf, kept for the judge; nil: not read yet
+	numbersOf uint64
 }
 
 // Open opens the target's instance, or prepares a new one; nothing exists
@@ -338,7 +341,7 @@ func (e *Engine) closeMaps() {
 	for _, m := range e.maps {
 		m.Close()
 	}
-	e.maps, e.programs, e.foreign = nil, nil, nil
+	e.maps, e.programs, e.foreign, e.numbers = nil, nil, nil, nil
 }
 
 // active is the number of the commit in force, 0 before the first.

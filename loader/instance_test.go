@@ -181,3 +181,45 @@ func TestEngineInForceButUntidy(t *testing.T) {
 	}
 	wantInForce(t, target, "first", 1)
 }
+
+// The judge gives numbers to identities as the commit in force does.
+func TestJudgeFollowsCommits(t *testing.T) {
+	target := newTarget(t)
+	e, other := engineFor(t, target), engineFor(t, target)
+	l := layermap.ByID(layermap.ALEAuthConnectV4)
+	app := func(path string) filter.Values {
+		values := make(filter.Values, len(l.Fields))
+		values[l.FieldIndex("ALE_APP_ID")] = filter.Blob([]byte(path))
+		return values
+	}
+	policies := [][]string{{"/b"}, {"/a", "/b"}, {"/b"}, {"/a", "/b"}} // /b is number 1, 2, 1, 2
+	for _, blocked := range policies {
+		s := filter.NewStore()
+		for _, path := range blocked {
+			if err := s.AddFilter(&filter.Filter{
+				Name: path, Layer: l.ID, Action: filter.ActionBlock,
+				Conditions: []filter.Condition{{Field: "ALE_APP_ID", Value: filter.Blob([]byte(path))}},
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := &policy.Policy{Store: s}
+		if err := other.Commit(context.Background(), p); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.followPins(); err != nil {
+			t.Fatal(err)
+		}
+		values := []filter.Values{app("/b"), app("/a"), app("/c")}
+		verdicts, err := e.Judge(l.ID, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range values {
+			want := filter.Arbitrate(s, l.ID, v, nil)
+			if verdicts[i].Action != want.Action || want.Filter != nil && verdicts[i].Filter != want.Filter.ID {
+				t.Errorf("blocked %q, case %d: %+v, want %+v", blocked, i, verdicts[i], want)
+			}
+		}
+	}
+}

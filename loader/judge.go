@@ -51,6 +51,23 @@ func (n *numbers) encode(c *bpf.Case, l *layermap.Layer, values filter.Values) {
 	}
 }
 
+// numbersInForce is the numbers of the commit in force, and which commit it is.
+// The record that holds them is large and is read once a commit.
+func (e *Engine) numbersInForce() (*numbers, uint64, error) {
+	generation, err := e.Generation()
+	if err != nil {
+		return nil, 0, err
+	}
+	if e.numbers == nil || e.numbersOf != generation {
+		rec, err := e.record()
+		if err != nil {
+			return nil, 0, err
+		}
+		e.numbers, e.numbersOf = rec.Numbers, rec.Generation
+	}
+	return e.numbers, e.numbersOf, nil
+}
+
 // Judge asks the kernel for the verdicts of a layer on values in FWPS order,
 // by the same tables and the same classifier as the hooks.
 func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdict, error) {
@@ -58,8 +75,7 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 	if l == nil {
 		return nil, filter.ErrLayerNotFound
 	}
-	rec, err := e.record()
-	if err != nil {
+	if _, _, err := e.numbersInForce(); err != nil {
 		return nil, err
 	}
 	if err := e.load([]string{bpf.WFPProgWfpJudge}); err != nil {
@@ -73,9 +89,13 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 	}
 	batch := make([]bpf.Case, bpf.JudgeCases)
 	for len(values) > 0 {
+		numbers, generation, err := e.numbersInForce()
+		if err != nil {
+			return nil, err
+		}
 		n := min(len(values), bpf.JudgeCases)
 		for i, v := range values[:n] {
-			rec.Numbers.encode(&batch[i], l, v)
+			numbers.encode(&batch[i], l, v)
 		}
 		if _, err := cases.BatchUpdate(keys[:n], batch[:n], nil); err != nil {
 			return nil, fmt.Errorf("handing cases to the judge: %w", err)
@@ -83,6 +103,9 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 		run := bpf.JudgeRun{Cases: uint32(n)}
 		if ret, err := prog.Run(&ebpf.RunOptions{Context: &run, ContextOut: &run}); err != nil || ret != 0 {
 			return nil, fmt.Errorf("running the judge: %w (%d)", err, ret)
+		}
+		if run.Generation != uint32(generation&1) {
+			continue // a commit came between: these numbers mean others in it
 		}
 		var cursor ebpf.MapBatchCursor
 		got, out := make([]uint32, n), make([]bpf.Case, n)
@@ -106,7 +129,7 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 // Encode gives field values the form that the BPF programs classify, for
 // programs of benchmarks that run over the same tables.
 func (e *Engine) Encode(layer layermap.LayerID, values []filter.Values) ([]bpf.Values, error) {
-	rec, err := e.record()
+	numbers, _, err := e.numbersInForce()
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +140,7 @@ func (e *Engine) Encode(layer layermap.LayerID, values []filter.Values) ([]bpf.V
 	out := make([]bpf.Values, len(values))
 	var c bpf.Case
 	for i, v := range values {
-		rec.Numbers.encode(&c, l, v)
+		numbers.encode(&c, l, v)
 		out[i] = c.Values
 	}
 	return out, nil
