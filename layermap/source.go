@@ -81,10 +81,14 @@ type Source struct {
 	Kind  SourceKind
 	Slot  Slot   // Filled
 	Value uint64 // Constant
+	Bits  uint64 // Filled, of FLAGS: those that traffic can have set here
 	From  string // in words: the source of the value, or why there is none
 }
 
-func filled(s Slot, from string) Source     { return Source{Kind: Filled, Slot: s, From: from} }
+func filled(s Slot, from string) Source { return Source{Kind: Filled, Slot: s, From: from} }
+func flags(bits uint64, from string) Source {
+	return Source{Kind: Filled, Slot: SlotFlags, Bits: bits, From: from}
+}
 func constant(v uint64, from string) Source { return Source{Kind: Constant, Value: v, From: from} }
 func never(why string) Source               { return Source{Kind: Never, From: why} }
 func refused(why string) Source             { return Source{Kind: Refused, From: why} }
@@ -106,7 +110,6 @@ var sources = map[string]Source{
 	"IP_LOCAL_PORT":               filled(SlotLocalPort, "the socket or packet"),
 	"IP_REMOTE_PORT":              filled(SlotRemotePort, "the socket call or packet"),
 	"IP_PROTOCOL":                 filled(SlotProtocol, "the socket"),
-	"FLAGS":                       filled(SlotFlags, "the call or packet (FWP_CONDITION_FLAG_*)"),
 
 	"IP_LOCAL_INTERFACE":         filled(SlotLocalInterface, fromLink+" (LUID)"),
 	"INTERFACE_INDEX":            filled(SlotInterfaceIndex, "ifindex"),
@@ -156,8 +159,24 @@ var sources = map[string]Source{
 
 // The accept layers have an arrival interface and no next hop, the connect
 // layers a next hop and no arrival interface (ALE rules, section 2).
+//
+// FLAGS holds FWP_CONDITION_FLAG_* bits (fwpmtypes.h); which of them there are
+// depends on the layer.
 var (
+	aleFlags = flags(0x1|0x400000|0x800000,
+		"the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK")
+	sourcesAtAssignment = map[string]Source{
+		"FLAGS": flags(0x8|0x10, "the call: IS_WILDCARD_BIND, IS_RAW_ENDPOINT"),
+	}
+	sourcesAtPacketIn = map[string]Source{
+		"FLAGS": flags(0x1|0x20, "the packet: IS_LOOPBACK, IS_FRAGMENT"),
+	}
+	sourcesAtPacketOut = map[string]Source{
+		"FLAGS": flags(0x1, "the packet: IS_LOOPBACK"),
+	}
 	sourcesAtAccept = map[string]Source{
+		"FLAGS": aleFlags,
+
 		"IP_ARRIVAL_INTERFACE":    filled(SlotPacketInterface, "the interface that the first packet came in by (LUID)"),
 		"ARRIVAL_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the interface that the first packet came in by"),
 		"ARRIVAL_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the interface that the first packet came in by (IANA ifType)"),
@@ -167,6 +186,8 @@ var (
 		"NEXTHOP_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
 	}
 	sourcesAtConnect = map[string]Source{
+		"FLAGS": aleFlags,
+
 		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID)"),
 		"NEXTHOP_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the route, checked on the first packet"),
 		"NEXTHOP_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the route, checked on the first packet (IANA ifType)"),
@@ -176,6 +197,9 @@ var (
 		"ARRIVAL_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
 	}
 	sourcesAt = map[LayerID]map[string]Source{
+		InboundIPPacketV4: sourcesAtPacketIn, InboundIPPacketV6: sourcesAtPacketIn,
+		OutboundIPPacketV4: sourcesAtPacketOut, OutboundIPPacketV6: sourcesAtPacketOut,
+		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
 	}

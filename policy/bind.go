@@ -39,6 +39,20 @@ func (g *group) any(v filter.Value) bool {
 	return slices.ContainsFunc(g.conds, func(c *filter.Condition) bool { return c.Matches(v) })
 }
 
+// anyFlags reports whether some set of the bits satisfies the group. The bits
+// are few: all their sets are tried, so that each match type means what it
+// means everywhere.
+func (g *group) anyFlags(bits uint64) bool {
+	for set := bits; ; set = (set - 1) & bits {
+		if g.any(filter.Value{Type: g.field.DataType, Num: set}) {
+			return true
+		}
+		if set == 0 {
+			return false
+		}
+	}
+}
+
 // fieldRules translate a group's values in place. They return nil where some
 // value here can satisfy the group; refused says that the filter must not be
 // loaded rather than kept as one that matches nothing.
@@ -184,6 +198,10 @@ func (b *binder) group(g *group) (why *reason, refused bool) {
 		return nil, false
 	case rule != nil:
 		return rule(b, g)
+	case src.Bits != 0:
+		if !g.anyFlags(src.Bits) {
+			return because(classFlags, "no traffic here has these %s; they come from %s", g.field.Key, src.From), false
+		}
 	case src.Kind == layermap.Constant:
 		if v := (filter.Value{Type: g.field.DataType, Num: src.Value}); !g.any(v) {
 			return because(classConstant, "%s is always %s here: %s", g.field.Key, filter.FormatValue(g.field, v), src.From), false

@@ -66,6 +66,13 @@ func TestIdentities(t *testing.T) {
 		{"a value of what is always empty", condXML("ORIGINAL_ICMP_TYPE", "EQUAL", "FWP_UINT16 uint16 8"), "",
 			"unmatchable: ORIGINAL_ICMP_TYPE is always empty here: ICMP is not judged at ALE yet"},
 		{"the one value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 0"), "", "enforced"},
+		{"a flag that there is", flagXML("FLAGS_ANY_SET", 0x1|0x4), "", "enforced"},
+		{"only flags that there are not", flagXML("FLAGS_ANY_SET", 0x4|0x20), "",
+			"unmatchable: no traffic here has these FLAGS; they come from the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK"},
+		{"all of flags, one of which there is not", flagXML("FLAGS_ALL_SET", 0x1|0x4), "",
+			"unmatchable: no traffic here has these FLAGS; they come from the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK"},
+		{"none of flags that there are not", flagXML("FLAGS_NONE_SET", 0x4), "", "enforced"},
+		{"one of two groups of flags", flagXML("FLAGS_ALL_SET", 0x4) + flagXML("EQUAL", 0x800001), "", "enforced"},
 		{"another value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1"), "", "unmatchable: ARRIVAL_TUNNEL_TYPE is always 0 here: Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"},
 		{"another value or the one", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1") + condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 0"), "", "enforced"},
 	} {

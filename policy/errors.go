@@ -82,6 +82,7 @@ const (
 	classLink     class = "link not mapped"
 	classProfile  class = "profile that no link has"
 	classConstant class = "field that has one value here"
+	classFlags    class = "flag that is never set here"
 )
 
 // reason says why a filter is refused or can match nothing.

@@ -111,3 +111,7 @@ func outcome(e Entry) string {
 	}
 	return string(e.State) + ": " + e.Reason
 }
+
+func flagXML(match string, bits uint32) string {
+	return condXML("FLAGS", match, fmt.Sprintf("FWP_UINT32 uint32 %d", bits))
+}

@@ -104,7 +104,7 @@ func TestConditionValues(t *testing.T) {
 		{in6, `IP_REMOTE_ADDRESS: "2001:db8::1"`, filter.MatchEqual, []filter.Value{filter.Addr16(netip.MustParseAddr("2001:db8::1"))}},
 		{in4, "IP_LOCAL_ADDRESS_TYPE: multicast", filter.MatchEqual, []filter.Value{filter.U8(3)}},
 		{in4, "FLAGS: IS_LOOPBACK", filter.MatchFlagsAllSet, []filter.Value{filter.U32(1)}},
-		{in4, "FLAGS: [IS_LOOPBACK, FWP_CONDITION_FLAG_IS_REAUTHORIZE]", filter.MatchFlagsAllSet, []filter.Value{filter.U32(5)}},
+		{in4, "FLAGS: [IS_LOOPBACK, FWP_CONDITION_FLAG_IS_NON_APPCONTAINER_LOOPBACK]", filter.MatchFlagsAllSet, []filter.Value{filter.U32(0x800001)}},
 		{in4, "FLAGS: {match: FLAGS_NONE_SET, value: 0x9}", filter.MatchFlagsNoneSet, []filter.Value{filter.U32(9)}},
 		{in4, "CURRENT_PROFILE_ID: public", filter.MatchEqual, []filter.Value{filter.U32(1)}},
 		{in4, "IP_ARRIVAL_INTERFACE: eth7", filter.MatchEqual, []filter.Value{filter.U64((*Map)(nil).LUID("eth7"))}},
