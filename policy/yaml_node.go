@@ -149,15 +149,17 @@ func parse(name string, data []byte) (f *ast.File, err error) {
 		return f, nil
 	}
 	at := pos{name, 1, 1}
-	msg := err.Error()
 	var syn *yaml.SyntaxError
-	if errors.As(err, &syn) {
-		msg = syn.Message
-		if t := syn.Token; t != nil && t.Position != nil {
-			at.line, at.col = t.Position.Line, t.Position.Column
-		}
+	if !errors.As(err, &syn) {
+		msg, _, _ := strings.Cut(err.Error(), "\n")
+		return nil, at.errorf("%s", clip(msg))
 	}
-	msg, _, _ = strings.Cut(msg, "\n")
+	// Not by Error, which prints the text around the place: its time grows with
+	// the square of the tokens there.
+	if t := syn.Token; t != nil && t.Position != nil {
+		at.line, at.col = t.Position.Line, t.Position.Column
+	}
+	msg, _, _ := strings.Cut(syn.Message, "\n")
 	return nil, at.errorf("%s", clip(msg))
 }
 
