@@ -416,6 +416,20 @@ func (e *Engine) netlink() (h *netlink.Handle, err error) {
 	return h, err
 }
 
+// links opens a handle in the namespace and lists its links.
+func (e *Engine) links() (*netlink.Handle, []device, error) {
+	h, err := e.netlink()
+	if err != nil {
+		return nil, nil, err
+	}
+	devs, err := devices(h)
+	if err != nil {
+		h.Close()
+		return nil, nil, err
+	}
+	return h, devs, nil
+}
+
 // selected is the links that the options name: all that are up where they name
 // none, less those that detach took out.
 func (e *Engine) selected(devs []device) ([]device, error) {
@@ -484,15 +498,11 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	}
 	rec := newRecord(p, t)
 	rec.Generation, rec.Unconfirmed = generation+1, unconfirmed
-	h, err := e.netlink()
+	h, devs, err := e.links()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	devs, err := devices(h)
-	if err != nil {
-		return err
-	}
 	chosen, err := e.selected(devs)
 	if err != nil {
 		return err
@@ -500,12 +510,8 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	want := spots(rec.Layers, chosen)
-	missing, err := e.missing(want)
+	want, missing, err := e.plan(rec.Layers, chosen)
 	if err != nil {
-		return err
-	}
-	if err := e.load(programsFor(missing)); err != nil {
 		return err
 	}
 	if err := e.pinMaps(); err != nil {
@@ -525,6 +531,25 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := e.in.save(); err != nil {
 		return err
 	}
+	return e.putInForce(ctx, rec, want, missing, generation-1)
+}
+
+// plan is the attachments that the layers of a policy want on links, and those
+// of them that are missing, whose programs it loads.
+func (e *Engine) plan(layers map[layermap.LayerID]int, chosen []device) (want, missing []spot, err error) {
+	want = spots(layers, chosen)
+	missing, err = e.missing(want)
+	if err == nil {
+		err = e.load(programsFor(missing))
+	}
+	return want, missing, err
+}
+
+// putInForce makes the attachments that are missing and stores the number of a
+// commit whose tables are filled. On an error the one before stays in force, as
+// it was. Then the records of commits that nothing leads back to go, and the
+// attachments that are not wanted any more.
+func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []spot, obsolete ...uint64) error {
 	made, err := e.attach(missing)
 	if err == nil {
 		err = ctx.Err()
@@ -536,12 +561,11 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 		err = e.maps[bpf.WFPMapActive].Put(uint32(0), rec.Generation) // the commit
 	}
 	if err != nil {
-		for _, name := range made {
-			err = errors.Join(err, e.detach(name))
-		}
-		return err
+		return errors.Join(err, e.detachAll(made))
 	}
-	os.Remove(e.in.recordPath(generation - 1))
+	for _, generation := range obsolete {
+		os.Remove(e.in.recordPath(generation))
+	}
 	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
 		return &InForceError{err}
 	}
@@ -621,12 +645,16 @@ func (e *Engine) attach(list []spot) (made []string, err error) {
 		err = e.adoptOldSockets()
 	}
 	if err != nil {
-		for _, name := range made {
-			err = errors.Join(err, e.detach(name))
-		}
-		return nil, err
+		return nil, errors.Join(err, e.detachAll(made))
 	}
 	return made, nil
+}
+
+func (e *Engine) detachAll(names []string) (err error) {
+	for _, name := range names {
+		err = errors.Join(err, e.detach(name))
+	}
+	return err
 }
 
 // ErrNotWaiting: the commit was confirmed, replaced or removed.
@@ -670,25 +698,17 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 	}
 	// The tables of the generation before still stand in the other slot, which
 	// is also that of the next.
-	h, err := e.netlink()
+	h, devs, err := e.links()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	devs, err := devices(h)
-	if err != nil {
-		return err
-	}
 	chosen, err := e.selectedNow(devs)
 	if err != nil {
 		return err
 	}
-	want := spots(old.Layers, chosen)
-	missing, err := e.missing(want)
+	want, missing, err := e.plan(old.Layers, chosen)
 	if err != nil {
-		return err
-	}
-	if err := e.load(programsFor(missing)); err != nil {
 		return err
 	}
 	old.Generation, old.Unconfirmed = generation+1, false
@@ -703,21 +723,7 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 	if err := e.syncRoutes(h); err != nil {
 		return err
 	}
-	if _, err := e.attach(missing); err != nil {
-		return err
-	}
-	if err := e.in.writeRecord(old); err != nil {
-		return err
-	}
-	if err := e.maps[bpf.WFPMapActive].Put(uint32(0), old.Generation); err != nil {
-		return err
-	}
-	os.Remove(e.in.recordPath(generation))
-	os.Remove(e.in.recordPath(generation - 1))
-	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
-		return &InForceError{err}
-	}
-	return nil
+	return e.putInForce(context.Background(), old, want, missing, generation, generation-1)
 }
 
 // tidy detaches the hooks that are not wanted any more.
@@ -792,9 +798,7 @@ func (e *Engine) Down() error {
 
 func (e *Engine) remove() error {
 	names, err := e.in.attached()
-	for _, name := range names {
-		err = errors.Join(err, e.detach(name))
-	}
+	err = errors.Join(err, e.detachAll(names))
 	for _, m := range e.maps {
 		if m.IsPinned() {
 			err = errors.Join(err, m.Unpin())
@@ -862,15 +866,11 @@ func (e *Engine) changeLinks(name string, change func(*instanceInfo)) error {
 	if e.ns.inode != e.in.info.NetnsInode {
 		return fmt.Errorf("the network namespace %q of this instance is gone", e.in.info.Netns)
 	}
-	h, err := e.netlink()
+	h, devs, err := e.links()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	devs, err := devices(h)
-	if err != nil {
-		return err
-	}
 	if !slices.ContainsFunc(devs, func(d device) bool { return d.Name == name }) {
 		return fmt.Errorf("no link %q in network namespace %s", name, e.ns.path)
 	}

@@ -234,15 +234,11 @@ func (e *Engine) stale(rec *record) ([]string, error) {
 	if e.ns.inode != e.in.info.NetnsInode {
 		return append(stale, fmt.Sprintf("network namespace %q is gone", e.in.info.Netns)), nil
 	}
-	h, err := e.netlink()
+	h, devs, err := e.links()
 	if err != nil {
 		return nil, err
 	}
 	defer h.Close()
-	devs, err := devices(h)
-	if err != nil {
-		return nil, err
-	}
 	known, err := readTable[uint32, bpf.Link](e, bpf.WFPMapLinks, rec)
 	if err != nil {
 		return nil, err

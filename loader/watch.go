@@ -150,12 +150,8 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 	if err != nil {
 		return changes, err
 	}
-	want := spots(rec.Layers, chosen)
-	missing, err := e.missing(want)
+	want, missing, err := e.plan(rec.Layers, chosen)
 	if err != nil {
-		return changes, err
-	}
-	if err := e.load(programsFor(missing)); err != nil {
 		return changes, err
 	}
 	made, err := e.attach(missing)
