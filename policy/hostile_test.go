@@ -13,6 +13,15 @@ import (
 // placed is what every error about the contents of a file begins with.
 var placed = regexp.MustCompile(`^hostile:\d+:\d+: `)
 
+// numbered repeats a line with a number in it.
+func numbered(format string) string {
+	var b strings.Builder
+	for i := range 200_000 {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
 func TestHostileFiles(t *testing.T) {
 	deepXML := strings.Repeat("<a>", 100_000)
 	bomb := `<!DOCTYPE wfpdiag [<!ENTITY a "aaaaaaaaaa">` + strings.Repeat(`<!ENTITY b "&a;&a;&a;&a;">`, 10) + `]><wfpdiag><filters>&b;</filters></wfpdiag>`
@@ -55,13 +64,17 @@ func TestHostileFiles(t *testing.T) {
 		{"YAML: tag", "wfpebpf: !!int 1\n", "anchors, aliases and tags"},
 		{"YAML: merge", "wfpebpf: 1\n<<: {filters: []}\n", ""},
 		{"YAML: anchors in a row", strings.Repeat("&a ", 100_000), "anchors, aliases and tags"},
-		{"YAML: many keys", func() string {
-			var b strings.Builder
-			for i := range 200_000 {
-				fmt.Fprintf(&b, "k%d: 1\n", i)
-			}
-			return b.String()
-		}(), "more than 10000 keys"},
+		{"YAML: many keys", numbered("k%d: 1\n"), "more than 10000 keys"},
+		{"YAML: many keys with dashes", numbered("-k%d: 1\n"), "more than 10000 keys"},
+		{"YAML: many keys of lists", numbered("k%d:\n- a\n"), "more than 10000 keys"},
+		{"YAML: many keys in lines of CR", numbered("k%d: 1\r"), "more than 10000 keys"},
+		{"YAML: many documents", numbered("k%d: 1\n---\n"), "more than 10000 keys"},
+		{"YAML: items left out", "f:\n" + strings.Repeat("-\n", 200_000), "more than 1000 values left out"},
+		{"YAML: values left out", "f:\n" + strings.Repeat("- a:\n", 200_000), "more than 1000 values left out"},
+		{"YAML: values left out above others", "f:\n" + strings.Repeat("- a: # none\n  b: 1\n", 200_000), "more than 1000 values left out"},
+		{"YAML: values left out in flow", "f: [{" + strings.Repeat("a: ,", 200_000) + "}]", "more than 1000 values left out"},
+		{"YAML: values left out in flow over lines", "f: [" + strings.Repeat("{a:\n}, ", 500) + strings.Repeat("{a:}, {a: }, ", 20_000) + "]", "more than 1000 values left out"},
+		{"YAML: keys marked as such", "f:\n" + strings.Repeat("- ? a\n", 100_000), "keys that begin with ?"},
 		{"YAML: doubled keys", "wfpebpf: 1\nwfpebpf: 1\n", `key "wfpebpf" is there twice`},
 		{"YAML: truncated", "wfpebpf: 1\nfilters: [{name: \"a", ""},
 		{"YAML: unclosed list", "wfpebpf: 1\nfilters: [", ""},

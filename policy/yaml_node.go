@@ -8,7 +8,6 @@
 package policy
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,10 +16,6 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 )
-
-// maxKeys is how many keys one YAML mapping may have: the parser's time grows
-// with their square.
-const maxKeys = 10_000
 
 type nodeKind uint8
 
@@ -252,88 +247,4 @@ func buildMap(name string, out *node, values []*ast.MappingValueNode, depth int)
 		out.keys, out.list = append(out.keys, k), append(out.list, v)
 	}
 	return out, nil
-}
-
-// scanYAML looks at the raw text for what would cost the parser more than the
-// text is worth: deep nesting, very long lines and mappings, anchors and tags.
-// It knows quotes and comments on one line only, which is where they occur.
-func scanYAML(name string, data []byte) error {
-	flow := 0 // open [ and {
-	type block struct{ indent, keys int }
-	var blocks []block
-	for no := 1; len(data) > 0; no++ {
-		line := data
-		if i := bytes.IndexByte(data, '\n'); i >= 0 {
-			line, data = data[:i], data[i+1:]
-		} else {
-			data = nil
-		}
-		if len(line) > MaxStringSize {
-			return pos{name, no, 1}.errorf("line longer than 1 MiB")
-		}
-		trimmed := bytes.TrimLeft(line, " ")
-		if len(trimmed) == 0 || trimmed[0] == '#' {
-			continue
-		}
-		indent := len(line) - len(trimmed)
-		for len(blocks) > 0 && blocks[len(blocks)-1].indent > indent {
-			blocks = blocks[:len(blocks)-1]
-		}
-		if len(blocks) == 0 || blocks[len(blocks)-1].indent < indent {
-			blocks = append(blocks, block{indent: indent})
-		}
-		top := &blocks[len(blocks)-1]
-		if trimmed[0] == '-' {
-			top.keys = 0
-		} else if top.keys++; top.keys > maxKeys {
-			return pos{name, no, indent + 1}.errorf("more than %d keys in one mapping", maxKeys)
-		}
-		dashes := 0
-		start := true // at a place where a value can begin
-		var quote byte
-		for i := 0; i < len(line); i++ {
-			c := line[i]
-			if quote != 0 {
-				switch {
-				case c == '\\' && quote == '"':
-					i++
-				case c == quote:
-					quote = 0
-				}
-				continue
-			}
-			here := pos{name, no, i + 1}
-			switch c {
-			case ' ', '\t', '\r':
-				continue
-			case '#':
-				if i == 0 || line[i-1] == ' ' {
-					i = len(line)
-				}
-				continue
-			case '"', '\'':
-				if start {
-					quote = c
-				}
-			case '[', '{':
-				flow++
-			case ']', '}':
-				flow = max(flow-1, 0)
-			case '&', '*', '!':
-				if start && i+1 < len(line) && line[i+1] != ' ' {
-					return here.errorf("anchors, aliases and tags are not accepted")
-				}
-			case '-', '?':
-				if start {
-					dashes++
-				}
-			}
-			if flow+dashes+len(blocks) > MaxDepth {
-				return here.errorf("nested deeper than %d", MaxDepth)
-			}
-			next := i+1 == len(line) || line[i+1] == ' '
-			start = c == '[' || c == '{' || c == ',' || (c == ':' || start && (c == '-' || c == '?' || c == '!')) && next
-		}
-	}
-	return nil
 }
