@@ -431,8 +431,9 @@ func (e *Engine) links() (*netlink.Handle, []device, error) {
 }
 
 // selected is the links that the options name: all that are up where they name
-// none, less those that detach took out.
-func (e *Engine) selected(devs []device) ([]device, error) {
+// none, less those that detach took out. One that is named and absent is waited
+// for.
+func (e *Engine) selected(devs []device) []device {
 	var list []device
 	for _, d := range devs {
 		chosen := d.Up
@@ -443,12 +444,17 @@ func (e *Engine) selected(devs []device) ([]device, error) {
 			list = append(list, d)
 		}
 	}
+	return list
+}
+
+// absent is an error where the options name a link that does not exist.
+func (e *Engine) absent(devs []device) error {
 	for _, name := range e.in.info.Interfaces {
 		if !slices.ContainsFunc(devs, func(d device) bool { return d.Name == name }) {
-			return nil, fmt.Errorf("no link %q in network namespace %s", name, e.ns.path)
+			return fmt.Errorf("no link %q in network namespace %s", name, e.ns.path)
 		}
 	}
-	return list, nil
+	return nil
 }
 
 // Commit compiles the policy, attaches the hooks that it needs and puts it in
@@ -503,14 +509,10 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 		return err
 	}
 	defer h.Close()
-	chosen, err := e.selected(devs)
-	if err != nil {
+	if err := errors.Join(e.absent(devs), ctx.Err()); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	want, missing, err := e.plan(rec.Layers, chosen)
+	want, missing, err := e.plan(rec.Layers, devs)
 	if err != nil {
 		return err
 	}
@@ -534,10 +536,10 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	return e.putInForce(ctx, rec, want, missing, generation-1)
 }
 
-// plan is the attachments that the layers of a policy want on links, and those
-// of them that are missing, whose programs it loads.
-func (e *Engine) plan(layers map[layermap.LayerID]int, chosen []device) (want, missing []spot, err error) {
-	want = spots(layers, chosen)
+// plan is the attachments that the layers of a policy want, and those of them
+// that are missing, whose programs it loads.
+func (e *Engine) plan(layers map[layermap.LayerID]int, devs []device) (want, missing []spot, err error) {
+	want = spots(layers, e.selected(devs))
 	missing, err = e.missing(want)
 	if err == nil {
 		err = e.load(programsFor(missing))
@@ -703,11 +705,7 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 		return err
 	}
 	defer h.Close()
-	chosen, err := e.selectedNow(devs)
-	if err != nil {
-		return err
-	}
-	want, missing, err := e.plan(old.Layers, chosen)
+	want, missing, err := e.plan(old.Layers, devs)
 	if err != nil {
 		return err
 	}

@@ -220,8 +220,8 @@ func (e *Engine) memory() (uint64, error) {
 // stale names what the tables say and the host says otherwise.
 func (e *Engine) stale(rec *record) ([]string, error) {
 	stale := []string{}
-	principals, missing := rec.Numbers.principals()
-	stale = append(stale, missing...)
+	principals, gone := rec.Numbers.principals()
+	stale = append(stale, gone...)
 	have, err := readTable[bpf.Principal, uint32](e, bpf.WFPMapPrincipals, rec)
 	if err != nil {
 		return nil, err
@@ -243,7 +243,7 @@ func (e *Engine) stale(rec *record) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	attached, err := e.in.attached()
+	missing, err := e.missing(spots(rec.Layers, e.selected(devs)))
 	if err != nil {
 		return nil, err
 	}
@@ -252,14 +252,11 @@ func (e *Engine) stale(rec *record) ([]string, error) {
 			stale = append(stale, fmt.Sprintf("link %s is new or changed", d.Name))
 		}
 	}
-	if chosen, err := e.selected(devs); err != nil {
+	if err := e.absent(devs); err != nil {
 		stale = append(stale, err.Error())
-	} else {
-		for _, s := range spots(rec.Layers, chosen) {
-			if !slices.Contains(attached, s.pin()) || !e.holds(s) {
-				stale = append(stale, fmt.Sprintf("%s is not attached", s.pin()))
-			}
-		}
+	}
+	for _, s := range missing {
+		stale = append(stale, s.pin()+" is not attached")
 	}
 	table, err := routes(h)
 	if err == nil {

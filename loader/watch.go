@@ -146,11 +146,7 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 			changes = append(changes, fmt.Sprintf("%s: %d entries changed", s.what, n))
 		}
 	}
-	chosen, err := e.selectedNow(devs)
-	if err != nil {
-		return changes, err
-	}
-	want, missing, err := e.plan(rec.Layers, chosen)
+	want, missing, err := e.plan(rec.Layers, devs)
 	if err != nil {
 		return changes, err
 	}
@@ -159,26 +155,6 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 		changes = append(changes, name+": attached")
 	}
 	return changes, errors.Join(err, e.tidy(want))
-}
-
-// selectedNow is selected, for links that may come and go: one that is named
-// and absent is waited for.
-func (e *Engine) selectedNow(devs []device) ([]device, error) {
-	all := e.in.info.Interfaces
-	defer func() { e.in.info.Interfaces = all }()
-	var present []string
-	for _, name := range all {
-		for _, d := range devs {
-			if d.Name == name {
-				present = append(present, name)
-			}
-		}
-	}
-	if len(all) > 0 && len(present) == 0 {
-		return nil, nil
-	}
-	e.in.info.Interfaces = present
-	return e.selected(devs)
 }
 
 func syncTable[K, V comparable](e *Engine, name string, rec *record, want map[K]V) (int, error) {
