@@ -239,13 +239,10 @@ func (in *instance) attached() ([]string, error) {
 	return names, nil
 }
 
-// holds reports whether an attachment that has a name is on the link that has
-// the name now: a link can go and another come under its name.
+// holds reports whether an attachment that has a name is in place: somebody may
+// have detached it, and a link can go and another come under its name.
 func (e *Engine) holds(s spot) bool {
-	if s.dev == nil {
-		return true
-	}
-	if mark, err := os.ReadFile(filepath.Join(e.in.run, "tc-"+s.pin())); err == nil {
+	if mark, err := os.ReadFile(filepath.Join(e.in.run, "tc-"+s.pin())); err == nil && s.dev != nil {
 		return string(mark) == strconv.Itoa(s.dev.Index)
 	}
 	l, err := link.LoadPinnedLink(filepath.Join(e.in.pins, "links", s.pin()), nil)
@@ -257,7 +254,11 @@ func (e *Engine) holds(s spot) bool {
 	if err != nil {
 		return false
 	}
-	if s.hook.kind == onXDP {
+	switch s.hook.kind {
+	case onCgroup:
+		x := info.Cgroup()
+		return x != nil && x.CgroupId == e.cg.id
+	case onXDP:
 		x := info.XDP()
 		return x != nil && int(x.Ifindex) == s.dev.Index
 	}

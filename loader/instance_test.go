@@ -7,9 +7,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
@@ -221,5 +223,32 @@ func TestJudgeFollowsCommits(t *testing.T) {
 				t.Errorf("blocked %q, case %d: %+v, want %+v", blocked, i, verdicts[i], want)
 			}
 		}
+	}
+}
+
+// What somebody detached is told of, and comes back with the next commit.
+func TestEngineAttachesAnew(t *testing.T) {
+	target := newTarget(t)
+	e := engineFor(t, target)
+	if err := e.Commit(context.Background(), blockPort(t, "first")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(e.in.pins, "links", "connect4"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	state, err := e.State()
+	if err != nil || !slices.Contains(state.Stale, "connect4 is not attached") {
+		t.Errorf("stale: %q, %v", state.Stale, err)
+	}
+	if err := e.Commit(context.Background(), blockPort(t, "second")); err != nil {
+		t.Fatal(err)
+	}
+	if state, err = e.State(); err != nil || len(state.Stale) != 0 {
+		t.Errorf("stale: %q, %v", state.Stale, err)
 	}
 }
