@@ -81,14 +81,26 @@ type Source struct {
 	Kind  SourceKind
 	Slot  Slot   // Filled
 	Value uint64 // Constant
-	Bits  uint64 // Filled, of FLAGS: those that traffic can have set here
 	From  string // in words: the source of the value, or why there is none
+
+	// Only are the values that traffic can have here, where a Filled field has
+	// but few of those of its type.
+	Only []uint64
 }
 
 func filled(s Slot, from string) Source { return Source{Kind: Filled, Slot: s, From: from} }
+
+// flags is a FLAGS field of which these bits can be set.
 func flags(bits uint64, from string) Source {
-	return Source{Kind: Filled, Slot: SlotFlags, Bits: bits, From: from}
+	s := filled(SlotFlags, from)
+	for set := bits; ; set = (set - 1) & bits {
+		s.Only = append(s.Only, set)
+		if set == 0 {
+			return s
+		}
+	}
 }
+
 func constant(v uint64, from string) Source { return Source{Kind: Constant, Value: v, From: from} }
 func never(why string) Source               { return Source{Kind: Never, From: why} }
 func refused(why string) Source             { return Source{Kind: Refused, From: why} }
@@ -165,6 +177,9 @@ var sources = map[string]Source{
 var (
 	aleFlags = flags(0x1|0x400000|0x800000,
 		"the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK")
+	aleProtocols = Source{
+		Kind: Filled, Slot: SlotProtocol, From: "the socket: TCP or UDP; others are not judged yet", Only: []uint64{6, 17},
+	}
 	sourcesAtAssignment = map[string]Source{
 		"FLAGS": flags(0x8|0x10, "the call: IS_WILDCARD_BIND, IS_RAW_ENDPOINT"),
 	}
@@ -175,7 +190,8 @@ var (
 		"FLAGS": flags(0x1, "the packet: IS_LOOPBACK"),
 	}
 	sourcesAtAccept = map[string]Source{
-		"FLAGS": aleFlags,
+		"FLAGS":       aleFlags,
+		"IP_PROTOCOL": aleProtocols,
 
 		"IP_ARRIVAL_INTERFACE":    filled(SlotPacketInterface, "the interface that the first packet came in by (LUID)"),
 		"ARRIVAL_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the interface that the first packet came in by"),
@@ -186,7 +202,8 @@ var (
 		"NEXTHOP_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
 	}
 	sourcesAtConnect = map[string]Source{
-		"FLAGS": aleFlags,
+		"FLAGS":       aleFlags,
+		"IP_PROTOCOL": aleProtocols,
 
 		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID)"),
 		"NEXTHOP_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the route, checked on the first packet"),

@@ -39,18 +39,11 @@ func (g *group) any(v filter.Value) bool {
 	return slices.ContainsFunc(g.conds, func(c *filter.Condition) bool { return c.Matches(v) })
 }
 
-// anyFlags reports whether some set of the bits satisfies the group. The bits
-// are few: all their sets are tried, so that each match type means what it
-// means everywhere.
-func (g *group) anyFlags(bits uint64) bool {
-	for set := bits; ; set = (set - 1) & bits {
-		if g.any(filter.Value{Type: g.field.DataType, Num: set}) {
-			return true
-		}
-		if set == 0 {
-			return false
-		}
-	}
+// anyOf reports whether one of the values satisfies the group.
+func (g *group) anyOf(values []uint64) bool {
+	return slices.ContainsFunc(values, func(n uint64) bool {
+		return g.any(filter.Value{Type: g.field.DataType, Num: n})
+	})
 }
 
 // fieldRules translate a group's values in place. They return nil where some
@@ -72,6 +65,18 @@ var fieldRules = map[string]func(b *binder, g *group) (why *reason, refused bool
 	"NEXTHOP_INTERFACE_PROFILE_ID":  (*binder).profile,
 	"ORIGINAL_PROFILE_ID":           (*binder).profile,
 	"CURRENT_PROFILE_ID":            (*binder).profile,
+}
+
+// rareValues says what becomes of a filter that asks for a value of which
+// layermap knows that the layer never sees it: there is no such traffic, or
+// there is, and it passes by.
+var rareValues = map[string]struct {
+	class   class
+	text    string
+	refused bool
+}{
+	"FLAGS":       {classFlags, "no traffic here has these FLAGS; they come from", false},
+	"IP_PROTOCOL": {classProtocol, "IP_PROTOCOL is that of", true},
 }
 
 // bind decides about a filter and translates its conditions. An error is a
@@ -198,9 +203,10 @@ func (b *binder) group(g *group) (why *reason, refused bool) {
 		return nil, false
 	case rule != nil:
 		return rule(b, g)
-	case src.Bits != 0:
-		if !g.anyFlags(src.Bits) {
-			return because(classFlags, "no traffic here has these %s; they come from %s", g.field.Key, src.From), false
+	case src.Only != nil:
+		if !g.anyOf(src.Only) {
+			rare := rareValues[g.field.Key]
+			return because(rare.class, "%s %s", rare.text, src.From), rare.refused
 		}
 	case src.Kind == layermap.Constant:
 		if v := (filter.Value{Type: g.field.DataType, Num: src.Value}); !g.any(v) {

@@ -73,6 +73,8 @@ func TestIdentities(t *testing.T) {
 			"unmatchable: no traffic here has these FLAGS; they come from the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK"},
 		{"none of flags that there are not", flagXML("FLAGS_NONE_SET", 0x4), "", "enforced"},
 		{"one of two groups of flags", flagXML("FLAGS_ALL_SET", 0x4) + flagXML("EQUAL", 0x800001), "", "enforced"},
+		{"a protocol that is judged, of two", condXML("IP_PROTOCOL", "EQUAL", "FWP_UINT8 uint8 1") + condXML("IP_PROTOCOL", "EQUAL", "FWP_UINT8 uint8 17"), "", "enforced"},
+		{"all protocols but one", condXML("IP_PROTOCOL", "NOT_EQUAL", "FWP_UINT8 uint8 6"), "", "enforced"},
 		{"another value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1"), "", "unmatchable: ARRIVAL_TUNNEL_TYPE is always 0 here: Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"},
 		{"another value or the one", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1") + condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 0"), "", "enforced"},
 	} {
@@ -85,6 +87,26 @@ func TestIdentities(t *testing.T) {
 				t.Error("the filter is not in the store")
 			}
 		})
+	}
+}
+
+// Nothing at these layers sees other protocols, and there is such traffic: the
+// filter is not enforced, whatever it does.
+func TestProtocolsThatAreNotJudged(t *testing.T) {
+	for _, tc := range []struct{ layer, want string }{
+		{"ALE_AUTH_CONNECT_V4", "refused: IP_PROTOCOL is that of the socket: TCP or UDP; others are not judged yet"},
+		{"ALE_AUTH_RECV_ACCEPT_V6", "refused: IP_PROTOCOL is that of the socket: TCP or UDP; others are not judged yet"},
+		{"ALE_RESOURCE_ASSIGNMENT_V4", "enforced"}, // raw sockets are of any protocol
+	} {
+		for _, action := range []string{"BLOCK", "PERMIT"} {
+			t.Run(tc.layer+" "+action, func(t *testing.T) {
+				p := loadText(t, fmt.Sprintf(
+					"wfpebpf: 1\nfilters: [{name: f, layer: %s, action: %s, conditions: [{IP_PROTOCOL: [icmp, 50]}]}]\n", tc.layer, action), nil)
+				if got := outcome(p.Entries[0]); got != tc.want {
+					t.Errorf("%s\nwant %s", got, tc.want)
+				}
+			})
+		}
 	}
 }
 

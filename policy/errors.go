@@ -73,6 +73,7 @@ const (
 	classSubLayer    class = "sublayer weight unknown"
 	classConditional class = "conditional access entry"
 	classField       class = "field that cannot be known here"
+	classProtocol    class = "protocol not judged at ALE yet"
 	classFamily      class = "addresses of the other family"
 	classUnreadable  class = "not understood"
 

@@ -18,10 +18,6 @@ var authLayers = []layermap.LayerID{
 	layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6, layermap.ALEAuthConnectV4, layermap.ALEAuthConnectV6,
 }
 
-// aleProtocols are those that are judged at the ALE layers here: the others
-// have no socket whose first packet a program could see.
-var aleProtocols = []uint8{6, 17}
-
 // NoteProtocols notes that the block filters at the ALE layers do not stop what
 // is neither TCP nor UDP: who blocks everything expects that to include ping.
 // It adds nothing where no enforced block filter means other protocols, too.
@@ -53,6 +49,7 @@ func (p *Policy) NoteProtocols() {
 // meansOtherProtocols reports whether a filter can match traffic that is neither
 // TCP nor UDP. One that asks for a port means the protocols that have ports.
 func meansOtherProtocols(f *filter.Filter) bool {
+	judged := layermap.ByID(f.Layer).Source("IP_PROTOCOL").Only
 	asked, other := false, false
 	for i := range f.Conditions {
 		c := &f.Conditions[i]
@@ -61,8 +58,8 @@ func meansOtherProtocols(f *filter.Filter) bool {
 			return false
 		case "IP_PROTOCOL":
 			asked = true
-			for n := range 256 {
-				if !slices.Contains(aleProtocols, uint8(n)) && c.Matches(filter.U8(uint8(n))) {
+			for n := range uint64(256) {
+				if !slices.Contains(judged, n) && c.Matches(filter.U8(uint8(n))) {
 					other = true
 				}
 			}
