@@ -30,6 +30,25 @@ func (e *Engine) Watch(ctx context.Context, report func(string)) error {
 		return err
 	}
 	defer h.Close()
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if err := e.follow(ctx, h, tick.C, report); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// follow looks around after each notification and each tick, until the context
+// ends or the notifications do: a socket that was full for a moment has lost
+// some, and gives no more. The next call looks around first, which makes up for
+// that.
+func (e *Engine) follow(ctx context.Context, h *netlink.Handle, tick <-chan time.Time, report func(string)) error {
 	links := make(chan netlink.LinkUpdate)
 	addrs := make(chan netlink.AddrUpdate)
 	routes := make(chan netlink.RouteUpdate)
@@ -50,8 +69,11 @@ func (e *Engine) Watch(ctx context.Context, report func(string)) error {
 	); err != nil {
 		return fmt.Errorf("subscribing to network changes: %w", err)
 	}
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
+	changed := make(chan struct{}, 1)
+	ended := make(chan struct{}, 3)
+	go drain(links, changed, ended)
+	go drain(addrs, changed, ended)
+	go drain(routes, changed, ended)
 	for {
 		changes, err := e.refreshLocked(h)
 		if err != nil {
@@ -64,31 +86,35 @@ func (e *Engine) Watch(ctx context.Context, report func(string)) error {
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
-			// a full socket loses messages; the look around above makes up for it
 			report(fmt.Sprintf("network notifications: %v", err))
-		case <-tick.C:
-		case _, ok := <-links:
-			if !ok {
-				return errors.New("the kernel ended the link notifications")
-			}
-			settle(links, addrs, routes)
-		case <-addrs:
-			settle(links, addrs, routes)
-		case <-routes:
-			settle(links, addrs, routes)
+		case <-ended:
+			return nil
+		case <-tick:
+		case <-changed:
+			settle(changed)
 		}
 	}
 }
 
-// settle swallows the burst that one change makes.
-func settle(links chan netlink.LinkUpdate, addrs chan netlink.AddrUpdate, routes chan netlink.RouteUpdate) {
+// drain takes notifications as they come, so that none waits for us to look
+// around, and says that there were some.
+func drain[T any](from <-chan T, changed, ended chan<- struct{}) {
+	for range from {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	ended <- struct{}{}
+}
+
+// settle waits for the end of the burst that one change makes.
+func settle(changed <-chan struct{}) {
 	quiet := time.NewTimer(50 * time.Millisecond)
 	defer quiet.Stop()
 	for {
 		select {
-		case <-links:
-		case <-addrs:
-		case <-routes:
+		case <-changed:
 		case <-quiet.C:
 			return
 		}
