@@ -56,10 +56,30 @@ type device struct {
 	Ethernet bool // frames start with a MAC header
 }
 
+// whole lists again what changed while the kernel listed it, since entries can
+// be missing then, and what is missing would be detached. Where changes never
+// cease the last list must do; the next look makes up for it.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 10 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+func addresses(h *netlink.Handle, family int) ([]netlink.Addr, error) {
+	list, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, family) })
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	return list, nil
+}
+
 // devices lists the links of a namespace.
 func devices(h *netlink.Handle) ([]device, error) {
-	links, err := h.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	links, err := whole(h.LinkList)
+	if err != nil {
 		return nil, fmt.Errorf("listing links: %w", err)
 	}
 	var list []device
@@ -124,8 +144,8 @@ func HostLinks(name string) ([]HostLink, error) {
 		if err != nil {
 			return err
 		}
-		addrs, err := h.AddrList(nil, unix.AF_UNSPEC)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		addrs, err := addresses(h, unix.AF_UNSPEC)
+		if err != nil {
 			return err
 		}
 		for _, d := range devs {
@@ -202,8 +222,10 @@ func routes(h *netlink.Handle) (routeTable, error) {
 	t := routeTable{}
 	metric := map[bpf.RouteKey]int{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		list, err := whole(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
 			return nil, fmt.Errorf("listing routes: %w", err)
 		}
 		for _, r := range list {
@@ -268,9 +290,9 @@ func addressHalves(v4, v6 []byte) [2]uint64 {
 // kernel would take: the first global one of the interface.
 func (t routeTable) fillSources(h *netlink.Handle) error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		addrs, err := h.AddrList(nil, family)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return fmt.Errorf("listing addresses: %w", err)
+		addrs, err := addresses(h, family)
+		if err != nil {
+			return err
 		}
 		for key, r := range t {
 			v6 := !(key.Prefixlen >= mappedBits && key.Addr[10] == 0xff && key.Addr[11] == 0xff && key.Addr[0] == 0)
