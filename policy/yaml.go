@@ -351,6 +351,8 @@ func yamlWeight(n *node) (filter.Value, error) {
 // the filter has layers of both families, each copy takes the addresses of its
 // own.
 func (r *yamlReader) conditions(d *draft, l *layermap.Layer, conditions []*node, both bool) error {
+	var keys []string            // in the order in which they first occur
+	count := map[string][2]int{} // of a field: conditions, and addresses left out
 	for _, n := range conditions {
 		if err := n.expect(mapNode, "a condition"); err != nil {
 			return err
@@ -369,10 +371,17 @@ func (r *yamlReader) conditions(d *draft, l *layermap.Layer, conditions []*node,
 		if err != nil {
 			return err
 		}
-		if len(conds) == 0 && other > 0 {
+		was, ok := count[key]
+		if !ok {
+			keys = append(keys, key)
+		}
+		count[key] = [2]int{was[0] + len(conds), was[1] + other}
+		d.filter.Conditions = append(d.filter.Conditions, conds...)
+	}
+	for _, key := range keys {
+		if n := count[key]; n[0] == 0 && n[1] > 0 {
 			d.refused(because(classFamily, "%s has only addresses of the other family than layer %s", key, l.Name))
 		}
-		d.filter.Conditions = append(d.filter.Conditions, conds...)
 	}
 	return nil
 }

@@ -214,10 +214,15 @@ func TestPolicyFileErrors(t *testing.T) {
 
 // Addresses of one family apply where the layer is of that family.
 func TestFamilies(t *testing.T) {
-	p := loadText(t, yamlOf("[ALE_AUTH_CONNECT_V4, ALE_AUTH_CONNECT_V6]", "IP_REMOTE_ADDRESS: [10.0.0.0/8, fd00::/8]"), nil)
-	for _, e := range p.Entries {
-		if e.State != StateEnforced || len(e.Filter.Conditions) != 1 {
-			t.Errorf("%s: %s with %d conditions, want enforced with 1", e.Filter.Layer, outcome(e), len(e.Filter.Conditions))
+	for _, cond := range []string{
+		"IP_REMOTE_ADDRESS: [10.0.0.0/8, fd00::/8]",
+		"IP_REMOTE_ADDRESS: 10.0.0.0/8\n      - IP_REMOTE_ADDRESS: fd00::/8",
+	} {
+		p := loadText(t, yamlOf("[ALE_AUTH_CONNECT_V4, ALE_AUTH_CONNECT_V6]", cond), nil)
+		for _, e := range p.Entries {
+			if e.State != StateEnforced || len(e.Filter.Conditions) != 1 {
+				t.Errorf("%s: %s: %s with %d conditions, want enforced with 1", cond, e.Filter.Layer, outcome(e), len(e.Filter.Conditions))
+			}
 		}
 	}
 }
