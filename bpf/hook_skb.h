@@ -19,7 +19,6 @@
 __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u32 outbound)
 {
 	struct wfp_headers h = {};
-	struct wfp_route *route;
 
 	if (!t || wfp_read_packet(skb, &h))
 		return -1;
@@ -37,17 +36,20 @@ __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u3
 		__builtin_memcpy(t->remote, h.destination, sizeof(t->remote));
 		t->local_port = h.source_port;
 		t->remote_port = h.destination_port;
-		route = find_route(t->remote, h.v6);
-		t->destination_type = routed_type(t->remote, h.v6, route);
 		return 1;
 	}
 	__builtin_memcpy(t->local, h.destination, sizeof(t->local));
 	__builtin_memcpy(t->remote, h.source, sizeof(t->remote));
 	t->local_port = h.destination_port;
 	t->remote_port = h.source_port;
-	route = find_route(t->local, h.v6);
-	t->local_type = routed_type(t->local, h.v6, route);
 	return 1;
+}
+
+/* The NL_ADDRESS_TYPE of a packet's destination. It is left until the packet has
+ * to be judged: the datagrams of a flow that is authorised need no route. */
+static __always_inline __u32 packet_type(const __u64 destination[2], __u32 layer)
+{
+	return routed_type(destination, is_v6(layer), find_route(destination, is_v6(layer)));
 }
 
 /* The socket of a packet with its identity; NULL where ALE does not apply. */
@@ -111,6 +113,7 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
 			return WFP_PASS;
 	}
+	t.local_type = packet_type(t.local, t.layer);
 	if (wfp_ale(&t, s))
 		return WFP_DROP;
 	if (cookie)
@@ -183,8 +186,13 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	}
 	if (assumption_failed(s, &t))
 		authorised = 0;
-	if (wfp_late_bind(&t, s) || (!authorised && wfp_ale(&t, s)))
+	if (wfp_late_bind(&t, s))
 		return WFP_DROP;
+	if (!authorised) {
+		t.destination_type = packet_type(t.remote, t.layer);
+		if (wfp_ale(&t, s))
+			return WFP_DROP;
+	}
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
 	if (cookie)
 		wfp_remember_flow(&t, cookie);

@@ -95,14 +95,15 @@ __noinline int wfp_tc_frame(struct __sk_buff *skb, __u32 layer, __u32 generation
 	return wfp_tc_report(&seen, wfp_arbitrate(&v));
 }
 
-/* Puts the addresses of an IP packet and the type of its local one. */
-static __always_inline void put_addresses(struct wfp_values *v, const struct wfp_seen *seen, int v6)
+/* Puts the addresses of an IP packet and, where it is tested, the type of its
+ * local one. */
+static __always_inline void put_addresses(struct wfp_values *v, const struct wfp_seen *seen,
+					  int v6, __u32 used)
 {
-	__u32 type = address_type(seen->local, v6);
-
-	if (!seen->outbound)
-		type = routed_type(seen->local, v6, find_route(seen->local, v6));
-	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, type);
+	if (used & 1U << WFP_SLOT_LOCAL_ADDRESS_TYPE)
+		put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE,
+		    seen->outbound ? address_type(seen->local, v6) :
+				     routed_type(seen->local, v6, find_route(seen->local, v6)));
 	put_address(v, WFP_SLOT_LOCAL_ADDRESS, seen->local);
 	put_address(v, WFP_SLOT_REMOTE_ADDRESS, seen->remote);
 }
@@ -116,6 +117,7 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 genera
 		.ifindex = skb->ifindex,
 		.outbound = outbound,
 	};
+	struct wfp_layer *layer;
 	struct wfp_link *link;
 	__u32 header;
 
@@ -125,7 +127,8 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 genera
 		seen.layer = outbound ? WFP_OUTBOUND_IPPACKET_V6 : WFP_INBOUND_IPPACKET_V6;
 	else
 		return 0;
-	if (!find_layer(generation, seen.layer))
+	layer = find_layer(generation, seen.layer);
+	if (!layer)
 		return 0;
 	link = find_link(generation, seen.ifindex);
 	header = !link || link->flags & WFP_LINK_ETHERNET ? ETH_HLEN : 0;
@@ -139,7 +142,7 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 genera
 		return 1;
 	}
 	v.layer = seen.layer;
-	put_addresses(&v, &seen, is_v6(seen.layer));
+	put_addresses(&v, &seen, is_v6(seen.layer), layer->used);
 	put(&v, WFP_SLOT_FLAGS,
 	    (seen.ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0) |
 	    (!outbound && header == WFP_IP_FRAGMENT ? WFP_FLAG_IS_FRAGMENT : 0));
