@@ -346,8 +346,10 @@ __noinline __u64 wfp_further_rows(struct wfp_values *v, __u32 page, __u32 word)
 	generation = v->generation;
 	table = bpf_map_lookup_elem(&pages, &generation);
 	index = bpf_map_lookup_elem(&directory, &generation);
-	if (!table || !index)
+	if (!table || !index) {
+		v->end = WFP_END_ERROR;
 		return 0;
+	}
 	for (__u32 r = WFP_BANK; r < WFP_MAX_FIELDS; r++) {
 		struct wfp_page *p;
 
