@@ -145,7 +145,11 @@ func (t *tables) base(f *tested, list []compiled, pages int) *baseRow {
 }
 
 func setBit(pages []bpf.Page, position int32) {
-	page := &pages[position/int32(bpf.PageBits)]
+	setPageBit(&pages[position/int32(bpf.PageBits)], position)
+}
+
+// setPageBit sets a position in the page that holds it, and in its summary.
+func setPageBit(page *bpf.Page, position int32) {
 	in := position % int32(bpf.PageBits)
 	page.Word[in/64] |= 1 << (in % 64)
 	page.Word[bpf.PageWords] |= 1 << (in / 64)
@@ -164,9 +168,7 @@ func (b *baseRow) row(f *tested, groups []int32) uint32 {
 	for p, positions := range b.own {
 		page := b.pages[p]
 		for _, at := range positions {
-			in := at % int32(bpf.PageBits)
-			page.Word[in/64] |= 1 << (in % 64)
-			page.Word[bpf.PageWords] |= 1 << (in / 64)
+			setPageBit(&page, at)
 		}
 		ids[p] = b.t.page(&page)
 	}
