@@ -270,13 +270,9 @@ func testedFields(l *layermap.Layer, list []compiled) []*tested {
 		}
 	}
 	var fields []*tested
-	for i, f := range byField {
+	for _, f := range byField {
 		if f != nil {
 			fields = append(fields, f)
-			continue
-		}
-		if src := l.Source(l.Fields[i].Key); src.Kind == layermap.Filled && len(fields) == 0 && i == len(byField)-1 {
-			fields = append(fields, &tested{index: i, field: l.Fields[i], src: src})
 		}
 	}
 	if len(fields) == 0 {
