@@ -62,15 +62,18 @@ func (e *element) path(names ...string) *element {
 	return e
 }
 
-// items returns the texts of <item> children, the form of a flag list.
-func (e *element) items() []*element {
-	var out []*element
+// items returns the <item> children, which a list has nothing beside: to pass
+// over what else is there could make a filter match more than it was meant to.
+func (e *element) items() ([]*element, error) {
+	if e.text != "" {
+		return nil, e.pos.errorf("<%s> is %q, not a list of <item>", e.name, clip(e.text))
+	}
 	for _, k := range e.kids {
-		if k.name == "item" {
-			out = append(out, k)
+		if k.name != "item" {
+			return nil, k.pos.errorf("<%s> holds <%s>, not <item> alone", e.name, clip(k.name))
 		}
 	}
-	return out
+	return e.kids, nil
 }
 
 // dumpRoots are the root elements that a dump may have. The firewall's own
@@ -85,6 +88,10 @@ var dumpItems = map[string]func(*dumpReader, *element) error{
 	"subLayers":        (*dumpReader).subLayer,
 	"callouts":         (*dumpReader).callout,
 }
+
+// maxMembers is how many members an element may have that are not the items of
+// a list. A filter has 15.
+const maxMembers = 100
 
 type dumpReader struct {
 	doc     *document
@@ -199,6 +206,12 @@ func (x *xmlReader) element(start xml.StartElement) (*element, error) {
 		}
 		switch t := tok.(type) {
 		case xml.StartElement:
+			if t.Name.Local != "item" && e.has(t.Name.Local) {
+				return nil, x.start.errorf("<%s> is there twice in <%s>", clip(t.Name.Local), e.name)
+			}
+			if t.Name.Local != "item" && len(e.kids) == maxMembers {
+				return nil, x.start.errorf("<%s> has more than %d members", e.name, maxMembers)
+			}
 			kid, err := x.element(t)
 			if err != nil {
 				return nil, err
@@ -335,7 +348,11 @@ func (r *dumpReader) callout(e *element) error {
 		return nil // no filter of a layer that exists can name it
 	}
 	c.Layer = l.ID
-	for _, f := range e.child("flags").items() {
+	flags, err := e.child("flags").items()
+	if err != nil {
+		return err
+	}
+	for _, f := range flags {
 		if f.text == "FWPM_CALLOUT_FLAG_USES_PROVIDER_CONTEXT" {
 			c.UsesProviderContext = true
 		}
@@ -405,7 +422,11 @@ func (r *dumpReader) filter(e *element) error {
 			return err
 		}
 	}
-	for _, it := range e.child("flags").items() {
+	flags, err := e.child("flags").items()
+	if err != nil {
+		return err
+	}
+	for _, it := range flags {
 		bit, ok := filterFlags[strings.TrimPrefix(it.text, "FWPM_FILTER_FLAG_")]
 		if !ok {
 			d.refused(because(classUnreadable, "flag %s is not known", clip(it.text)))
@@ -431,7 +452,11 @@ func (r *dumpReader) filter(e *element) error {
 		return nil
 	}
 	f.Layer = layer.ID
-	for _, it := range e.child("filterCondition").items() {
+	conditions, err := e.child("filterCondition").items()
+	if err != nil {
+		return err
+	}
+	for _, it := range conditions {
 		c, err := dumpCondition(it)
 		if why, ok := asReason(err); ok {
 			d.refused(why)

@@ -49,8 +49,12 @@ func dumpCondition(e *element) (filter.Condition, error) {
 	if c.Match, ok = matchTypes[strings.TrimPrefix(match, "FWP_MATCH_")]; !ok {
 		return c, because(classUnreadable, "%s: match type %q is not known", c.Field, clip(match))
 	}
+	value := e.child("conditionValue")
+	if !value.has("type") {
+		return c, value.pos.errorf("%s: the condition has no value", c.Field)
+	}
 	var err error
-	c.Value, err = dumpValue(e.child("conditionValue"))
+	c.Value, err = dumpValue(value)
 	if why, ok := asReason(err); ok {
 		return c, &reason{why.class, c.Field + ": " + why.text}
 	}
@@ -93,12 +97,20 @@ func dumpValue(e *element) (filter.Value, error) {
 	if !ok || read == nil {
 		return filter.Value{}, because(classUnreadable, "data type %s is not known", clip(name))
 	}
+	var member *element
 	for _, k := range e.kids {
-		if k.name != "type" {
-			return read(k)
+		switch {
+		case k.name == "type":
+		case member != nil:
+			return filter.Value{}, k.pos.errorf("<%s> of type %s has two values", e.name, t)
+		default:
+			member = k
 		}
 	}
-	return filter.Value{}, e.pos.errorf("<%s> of type %s has no value", e.name, t)
+	if member == nil {
+		return filter.Value{}, e.pos.errorf("<%s> of type %s has no value", e.name, t)
+	}
+	return read(member)
 }
 
 func numberReader(t layermap.DataType, bits int) func(*element) (filter.Value, error) {
