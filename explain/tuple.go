@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
@@ -36,11 +37,9 @@ type Link struct {
 	MAC   net.HardwareAddr
 }
 
-// IANA protocol numbers that ALE judges here, and the loopback interface.
+// The IANA number of TCP, and the loopback interface.
 const (
-	protocolTCP = 6
-	protocolUDP = 17
-
+	protocolTCP  = 6
 	loopbackName = "lo"
 	ifTypeLoop   = 24
 )
@@ -125,7 +124,10 @@ func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
 }
 
 // ale reports whether the protocol is judged at the ALE layers here.
-func (t *Tuple) ale() bool { return t.Protocol == protocolTCP || t.Protocol == protocolUDP }
+func (t *Tuple) ale() bool {
+	judged := layermap.ByID(layermap.ALEAuthConnectV4).Source("IP_PROTOCOL").Only
+	return slices.Contains(judged, uint64(t.Protocol))
+}
 
 // Layers returns the layers that the traffic passes, in order: those that run
 // here or, with windows, all.

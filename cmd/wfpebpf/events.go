@@ -72,7 +72,7 @@ func eventJSON(w io.Writer, ev loader.Event) error {
 	return e.Encode(ev)
 }
 
-// protocolNames are what ALE judges; other protocols are numbers.
+// protocolNames are the protocols that have a name here; others are numbers.
 var protocolNames = map[uint8]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 func eventText(w io.Writer, ev loader.Event) error {
