@@ -51,6 +51,7 @@ func TestHostileFiles(t *testing.T) {
 		{"conditions that are no items", strings.Replace(good, "<filterCondition>", "<filterCondition><condition/>", 1), "<filterCondition> holds <condition>, not <item> alone"},
 		{"flags that are text", strings.Replace(good, "<flags>", "<flags>FWPM_FILTER_FLAG_BOOTTIME", 1), `<flags> is "FWPM_FILTER_FLAG_BOOTTIME", not a list of <item>`},
 		{"many members", strings.Replace(good, "<flags>", numbered("<a%d/>")+"<flags>", 1), "has more than 100 members"},
+		{"another encoding", `<?xml version="1.0" encoding="ISO-8859-1"?>` + good, "not UTF-8"},
 		{"no GUID", strings.Replace(good, "{0000", "{xxxx", 1), "is not a GUID"},
 		{"blob that is no hexadecimal", dumpOf(testFilter{conditions: condXML("ALE_APP_ID", "EQUAL", "FWP_BYTE_BLOB_TYPE byteBlob <data>5</data>")}), "not hexadecimal"},
 		{"address that is none", dumpOf(testFilter{conditions: condXML("IP_REMOTE_ADDRESS", "EQUAL", "FWP_V4_ADDR_MASK v4AddrMask <addr>10.0.0.999</addr><mask>255.0.0.0</mask>")}), "not an IPv4 address"},

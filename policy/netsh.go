@@ -102,6 +102,7 @@ type dumpReader struct {
 func readDump(name string, data []byte) (*document, error) {
 	r := &dumpReader{doc: &document{file: name, windows: true}, origins: map[filter.GUID]string{}}
 	x := &xmlReader{file: name, dec: xml.NewDecoder(bytes.NewReader(data))}
+	x.dec.CharsetReader = charset
 	sawFilters := false
 	for {
 		tok, err := x.next()
@@ -143,6 +144,15 @@ func readDump(name string, data []byte) (*document, error) {
 		d.filter.Origin = r.origins[d.filter.ProviderContext]
 	}
 	return r.doc, nil
+}
+
+// charset takes the text of a declared encoding: readAll made it UTF-8 by the
+// byte order mark, which UTF-16 has.
+func charset(label string, text io.Reader) (io.Reader, error) {
+	if strings.EqualFold(label, "UTF-16") {
+		return text, nil
+	}
+	return nil, errors.New("not UTF-8: save the file in that encoding")
 }
 
 // xmlReader is a token reader that holds the file to the limits and knows where

@@ -169,8 +169,12 @@ func TestDumpInUTF16(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := strings.Replace(string(data), `encoding="UTF-8"`, `encoding="UTF-16"`, 1)
+	if text == string(data) {
+		t.Fatal("the file declares no encoding")
+	}
 	var b strings.Builder
-	for _, u := range utf16.Encode([]rune(string(data))) { // the file's own mark becomes UTF-16's
+	for _, u := range utf16.Encode([]rune(text)) { // the file's own mark becomes UTF-16's
 		b.Write([]byte{byte(u), byte(u >> 8)})
 	}
 	if p := loadText(t, b.String(), nil); len(p.Entries) != 4 {
