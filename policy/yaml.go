@@ -340,7 +340,7 @@ func yamlWeight(n *node) (filter.Value, error) {
 		if err := n.fields("a weight", map[string]reader{"uint64": text(&exact, "uint64")}); err != nil {
 			return filter.Value{}, err
 		}
-		if w, err := strconv.ParseUint(exact, 0, 64); err == nil {
+		if w, err := number(exact, 64); err == nil {
 			return filter.U64(w), nil
 		}
 	}

@@ -154,13 +154,26 @@ func flagMask(field layermap.Field, items []*node) (uint64, error) {
 			mask |= bit
 			continue
 		}
-		n, err := strconv.ParseUint(it.text, 0, 32)
+		n, err := number(it.text, 32)
 		if err != nil {
 			return 0, it.pos.errorf("%s: flag %q is not known", field.Key, clip(it.text))
 		}
 		mask |= n
 	}
 	return mask, nil
+}
+
+// number reads a decimal number, or a hexadecimal one that begins with 0x. A
+// decimal one has no leading zero: YAML's versions differ about whether that
+// makes it octal.
+func number(s string, bits int) (uint64, error) {
+	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		return strconv.ParseUint(hex, 16, bits)
+	}
+	if len(s) > 1 && s[0] == '0' {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseUint(s, 10, bits)
 }
 
 // typeBits is the width of the number types that a condition can be written in.
@@ -174,7 +187,7 @@ func (r *yamlReader) value(field layermap.Field, n *node) (yamlValue, error) {
 	case field.Key == "ALE_APP_ID" || field.Key == "ALE_ORIGINAL_APP_ID":
 		return r.program(field, v)
 	case interfaceFields[field.Key]:
-		if num, err := strconv.ParseUint(n.text, 0, 64); err == nil {
+		if num, err := number(n.text, 64); err == nil {
 			v.value = filter.U64(num)
 			return v, nil
 		}
@@ -208,24 +221,24 @@ func (r *yamlReader) value(field layermap.Field, n *node) (yamlValue, error) {
 	if bits == 0 {
 		return v, n.pos.errorf("%s: a value of type %s cannot be written here", field.Key, field.DataType)
 	}
-	number := func(s string) (filter.Value, bool) {
+	named := func(s string) (filter.Value, bool) {
 		s = strings.TrimSpace(s)
-		num, named := fieldNames[field.Key][strings.ToLower(s)]
-		if !named {
+		num, known := fieldNames[field.Key][strings.ToLower(s)]
+		if !known {
 			var err error
-			if num, err = strconv.ParseUint(s, 0, 64); err != nil {
+			if num, err = number(s, 64); err != nil {
 				return filter.Value{}, false
 			}
 		}
 		return filter.Value{Type: field.DataType, Num: num}, bits == 64 || num < 1<<bits
 	}
 	var ok bool
-	if v.value, ok = number(n.text); ok {
+	if v.value, ok = named(n.text); ok {
 		return v, nil
 	}
 	if low, high, isRange := strings.Cut(n.text, "-"); isRange {
-		a, okA := number(low)
-		b, okB := number(high)
+		a, okA := named(low)
+		b, okB := named(high)
 		if okA && okB && a.Num > b.Num {
 			return v, n.pos.wrap(filter.ErrInvalidRange, "%s: %q", field.Key, clip(n.text))
 		}
