@@ -275,55 +275,55 @@ func calloutGUID(name string) (filter.GUID, bool) {
 
 func noBuiltin(string) (filter.GUID, bool) { return filter.GUID{}, false }
 
+// identity is what all objects but filters have in common.
+type identity struct {
+	key, provider     filter.GUID
+	name, description string // an object without a name goes by its key
+}
+
+func identityOf(e *element, keyName, kind string, builtin func(string) (filter.GUID, bool)) (identity, error) {
+	id := identity{name: e.path("displayData", "name").text, description: e.path("displayData", "description").text}
+	if id.name == "" {
+		id.name = e.child(keyName).text
+	}
+	var err error
+	if id.key, err = key(e.child(keyName), kind, builtin); err != nil {
+		return id, err
+	}
+	id.provider, err = key(e.child("providerKey"), "provider", providerGUID)
+	return id, err
+}
+
 func (r *dumpReader) provider(e *element) error {
-	k, err := key(e.child("providerKey"), "provider", providerGUID)
+	id, err := identityOf(e, "providerKey", "provider", providerGUID)
 	if err != nil {
 		return err
 	}
-	p := filter.Provider{
-		Key: k, Name: e.path("displayData", "name").text, Description: e.path("displayData", "description").text,
-		ServiceName: e.child("serviceName").text,
-	}
-	if p.Name == "" {
-		p.Name = e.child("providerKey").text
-	}
-	r.doc.providers = append(r.doc.providers, p)
+	r.doc.providers = append(r.doc.providers, filter.Provider{
+		Key: id.key, Name: id.name, Description: id.description, ServiceName: e.child("serviceName").text,
+	})
 	return nil
 }
 
 func (r *dumpReader) providerContext(e *element) error {
-	k, err := key(e.child("providerContextKey"), "provider context", noBuiltin)
+	id, err := identityOf(e, "providerContextKey", "provider context", noBuiltin)
 	if err != nil {
 		return err
 	}
-	prov, err := key(e.child("providerKey"), "provider", providerGUID)
-	if err != nil {
-		return err
-	}
-	c := filter.ProviderContext{
-		Key: k, Provider: prov,
-		Name: e.path("displayData", "name").text, Description: e.path("displayData", "description").text,
-	}
+	c := filter.ProviderContext{Key: id.key, Provider: id.provider, Name: id.name, Description: id.description}
 	if data := e.path("dataBuffer", "data"); data.text != "" {
 		if c.Data, err = hexBytes(data); err != nil {
 			return err
 		}
 		c.Origin, _ = utf16Text(c.Data)
 	}
-	if c.Name == "" {
-		c.Name = e.child("providerContextKey").text
-	}
-	r.origins[k] = c.Origin
+	r.origins[c.Key] = c.Origin
 	r.doc.contexts = append(r.doc.contexts, c)
 	return nil
 }
 
 func (r *dumpReader) subLayer(e *element) error {
-	k, err := key(e.child("subLayerKey"), "sublayer", subLayerGUID)
-	if err != nil {
-		return err
-	}
-	prov, err := key(e.child("providerKey"), "provider", providerGUID)
+	id, err := identityOf(e, "subLayerKey", "sublayer", subLayerGUID)
 	if err != nil {
 		return err
 	}
@@ -331,28 +331,17 @@ func (r *dumpReader) subLayer(e *element) error {
 	if err != nil {
 		return err
 	}
-	s := filter.SubLayer{
-		Key: k, Provider: prov, Weight: uint16(w),
-		Name: e.path("displayData", "name").text, Description: e.path("displayData", "description").text,
-	}
-	if s.Name == "" {
-		s.Name = e.child("subLayerKey").text
-	}
+	s := filter.SubLayer{Key: id.key, Provider: id.provider, Name: id.name, Description: id.description, Weight: uint16(w)}
 	r.doc.subLayers = append(r.doc.subLayers, located[filter.SubLayer]{e.pos, s})
 	return nil
 }
 
 func (r *dumpReader) callout(e *element) error {
-	k, err := key(e.child("calloutKey"), "callout", calloutGUID)
+	id, err := identityOf(e, "calloutKey", "callout", calloutGUID)
 	if err != nil {
 		return err
 	}
-	c := filter.Callout{
-		Key: k, Name: e.path("displayData", "name").text, Description: e.path("displayData", "description").text,
-	}
-	if c.Name == "" {
-		c.Name = e.child("calloutKey").text
-	}
+	c := filter.Callout{Key: id.key, Provider: id.provider, Name: id.name, Description: id.description}
 	l := dumpLayer(e.child("applicableLayer").text)
 	if l == nil {
 		return nil // no filter of a layer that exists can name it

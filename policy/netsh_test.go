@@ -129,6 +129,7 @@ func TestRegisteredCalloutIsCarriedOver(t *testing.T) {
 	text := dumpOf(testFilter{action: "FWP_ACTION_CALLOUT_INSPECTION", callout: "{" + key.String() + "}"})
 	// The callout's management object comes with the dump.
 	text = strings.Replace(text, "<filters>", "<callouts><item><calloutKey>{"+key.String()+"}</calloutKey><displayData><name>X</name></displayData>"+
+		"<providerKey>{01000000-0000-0000-0000-000000000000}</providerKey>"+
 		"<applicableLayer>FWPM_LAYER_ALE_AUTH_RECV_ACCEPT_V4</applicableLayer></item></callouts><filters>", 1)
 	p, err := LoadReader("dump", strings.NewReader(text), Options{Registered: map[filter.GUID]bool{key: true}})
 	if err != nil {
@@ -136,6 +137,9 @@ func TestRegisteredCalloutIsCarriedOver(t *testing.T) {
 	}
 	if e := p.Entries[0]; e.State != StateEnforced {
 		t.Errorf("%s, want enforced", outcome(e))
+	}
+	if got := p.Store.Callout(key).Provider; got != (filter.GUID{1}) {
+		t.Errorf("its provider is %s", got)
 	}
 }
 
