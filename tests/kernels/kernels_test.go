@@ -46,9 +46,9 @@ func TestKernels(t *testing.T) {
 	for _, k := range kernels {
 		t.Run(k.Version, func(t *testing.T) {
 			command := vm.Build(t, module+"/cmd/wfpebpf")
-			r := vm.RunWith(t, k, map[string]string{"wfpebpf": command},
-				vm.BuildTest(t, module+"/tests/kernels/guest", "guest"), "-test.v", "-test.timeout=8m")
-			requirePassed(t, r, "TestPrograms", "TestDefaults")
+			guest := vm.BuildTest(t, module+"/tests/kernels/guest", "guest")
+			r := vm.RunWith(t, k, map[string]string{"wfpebpf": command, "first": guest}, guest, "-test.v", "-test.timeout=8m")
+			requirePassed(t, r, "TestPrograms", "TestDefaults", "TestActivation")
 			compare(t, k.Version, ParseLines(r.Output))
 		})
 	}

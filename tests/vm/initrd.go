@@ -38,6 +38,12 @@ mount -t tracefs tracefs /sys/kernel/tracing
 for m in $(cat /modules/order); do insmod /modules/$m; done
 ip link set lo up
 hostname vm
+[ ! -x /first ] || exec /first /rest
+. /rest
+`
+
+// restScript is what follows once the machine is set up.
+const restScript = `#!/bin/busybox sh
 stty -F /dev/ttyS1 -opost
 /run-program </dev/null >/dev/ttyS1 2>&1
 status=$?
@@ -79,6 +85,7 @@ func writeInitrd(path, root, busybox string, more map[string]string, program str
 		run += " '" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 	}
 	w.add("init", 0o755, []byte(initScript))
+	w.add("rest", 0o755, []byte(restScript))
 	w.add("run-program", 0o755, []byte(run+"\n"))
 	w.add("status-mark", 0o644, []byte(statusMark))
 	w.add("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))

@@ -45,7 +45,9 @@ func Run(t testing.TB, k Kernel, program string, args ...string) Result {
 }
 
 // RunWith is Run of a machine that has more programs: files are their paths
-// here by their names there, which are in the root directory.
+// here by their names there, which are in the root directory. One named "first"
+// is run as process 1 once the machine is set up; it must become the program
+// that its argument names.
 func RunWith(t testing.TB, k Kernel, files map[string]string, program string, args ...string) Result {
 	t.Helper()
 	qemu := require(t, "qemu-system-x86_64", "qemu-system-x86")
