@@ -111,6 +111,66 @@ func TestConnectConditions(t *testing.T) {
 	}
 }
 
+// A process is of the innermost of its units that the policy names.
+func TestConnectNestedUnits(t *testing.T) {
+	b := newBed(t)
+	outer := b.cgroup.Child(t, "outer")
+	inner := outer.Child(t, "inner")
+	server := b.on(b.peer, testbed.ProcOptions{})
+	b.listen(server, 8080)
+	procs := map[*testbed.Cgroup]*testbed.Proc{}
+	for _, c := range []*testbed.Cgroup{b.cgroup, outer, inner, inner.Child(t, "below")} {
+		procs[c] = b.on(b.host, testbed.ProcOptions{Cgroup: c})
+	}
+	unit := func(c *testbed.Cgroup) string { return `{ALE_USER_ID: "unit:` + c.Rel + `"}` }
+	b.apply("filters:\n" +
+		rule("BLOCK", "Block the inner", atConnect, 8, unit(inner)) +
+		rule("PERMIT", "Permit the outer", atConnect, 4, unit(outer)) +
+		rule("BLOCK", "Block the rest", atConnect, 0))
+	for c, p := range procs {
+		for _, f := range b.families() {
+			t.Run(c.Rel+" "+f.name, func(t *testing.T) {
+				b.events()
+				want, by := denied, "Block the inner"
+				switch c {
+				case outer:
+					want, by = passes, ""
+				case b.cgroup:
+					by = "Block the rest"
+				}
+				want.want(t, connectTCP(p, f))
+				if by != "" {
+					b.wantBlock("ALE_AUTH_CONNECT_"+f.layer, by)
+				}
+				want.want(t, sendUDP(p, f))
+			})
+		}
+	}
+}
+
+// The range of ephemeral ports is another one than at the apply: the first
+// packet shows the true port.
+func TestConnectStaleEphemeralRange(t *testing.T) {
+	b := newBed(t)
+	b.ephemeral(40000, 40999)
+	b.apply(blocks(atConnect, "{IP_LOCAL_PORT: 50000-50999}"))
+	p, server := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(server, 8080)
+	for _, f := range b.families() {
+		passes.want(t, connectTCP(p, f))
+		passes.want(t, connectUDP(p, f))
+	}
+	b.ephemeral(50000, 50999)
+	for _, f := range b.families() {
+		t.Run(f.name, func(t *testing.T) {
+			b.events()
+			dropped.want(t, p.Connect(f.tcp, at(f.peer, 8080), testbed.Options{Timeout: soon}))
+			b.wantBlock("ALE_AUTH_CONNECT_"+f.layer, "Block it")
+			refused.want(t, connectUDP(p, f))
+		})
+	}
+}
+
 // A policy that tells ephemeral ports apart is asked by the first packet, which
 // has the port.
 func TestConnectEphemeralPort(t *testing.T) {

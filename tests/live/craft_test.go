@@ -34,9 +34,12 @@ func extensions(kinds []layers.IPProtocol) (list []byte) {
 		if i+1 < len(kinds) {
 			next = kinds[i+1]
 		}
-		if kinds[i] == layers.IPProtocolIPv6Fragment {
+		switch kinds[i] {
+		case layers.IPProtocolIPv6Fragment:
 			list = append(list, byte(next), 0, 0, 0, 0, 0, 0, 1) // the only one
-		} else {
+		case layers.IPProtocolIPv6Routing:
+			list = append(list, byte(next), 0, 0, 0, 0, 0, 0, 0) // no segments left
+		default:
 			list = append(list, byte(next), 0, 1, 4, 0, 0, 0, 0) // padding
 		}
 	}
@@ -88,6 +91,7 @@ func TestAcceptExtensionHeaders(t *testing.T) {
 		{"none", nil, true},
 		{"hop by hop", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop}, true},
 		{"destination options", []layers.IPProtocol{destination}, true},
+		{"routing", []layers.IPProtocol{layers.IPProtocolIPv6Routing}, true},
 		{"the only fragment", []layers.IPProtocol{layers.IPProtocolIPv6Fragment}, true},
 		{"three kinds", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop, destination, layers.IPProtocolIPv6Fragment}, true},
 		{"seven", slices.Repeat([]layers.IPProtocol{destination}, 7), true},
