@@ -82,6 +82,8 @@ func TestHostileFiles(t *testing.T) {
 		{"YAML: values left out above others", "f:\n" + strings.Repeat("- a: # none\n  b: 1\n", 200_000), "more than 1000 values left out"},
 		{"YAML: values left out in flow", "f: [{" + strings.Repeat("a: ,", 200_000) + "}]", "more than 1000 values left out"},
 		{"YAML: values left out in flow over lines", "f: [" + strings.Repeat("{a:\n}, ", 500) + strings.Repeat("{a:}, {a: }, ", 20_000) + "]", "more than 1000 values left out"},
+		{"YAML: keys without a colon", "f: [{" + strings.Repeat("a,", 200_000) + "}]", "more than 1000 values left out"},
+		{"YAML: values left out before a tab", "f:\n" + strings.Repeat("- a:\t\n", 200_000), "more than 1000 values left out"},
 		{"YAML: keys marked as such", "f:\n" + strings.Repeat("- ? a\n", 100_000), "keys that begin with ?"},
 		{"YAML: doubled keys", "wfpebpf: 1\nwfpebpf: 1\n", `key "wfpebpf" is there twice`},
 		{"YAML: truncated", "wfpebpf: 1\nfilters: [{name: \"a", ""},
@@ -109,6 +111,21 @@ func TestHostileFiles(t *testing.T) {
 				t.Errorf("took %s, want under a second", took)
 			}
 		})
+	}
+}
+
+// The bounds that keep the parser quick do not meet a policy of many filters,
+// however it is written.
+func TestManyFilters(t *testing.T) {
+	for _, one := range []string{
+		"- {name: a, layer: [ALE_AUTH_CONNECT_V4,\n   INBOUND_IPPACKET_V4], action: BLOCK, conditions: [{FLAGS: {match: FLAGS_ALL_SET, value: [IS_LOOPBACK]}}]}\n",
+		"- {\"name\":\"a\",\"layer\":\"ALE_AUTH_CONNECT_V4\",\"action\":\"BLOCK\",\"conditions\":[{\"IP_REMOTE_PORT\":5}]}\n",
+		"-\n  name: a\n  layer:\n  - ALE_AUTH_CONNECT_V4\n  action: BLOCK\n  conditions:\n  # ports\n\n  - IP_REMOTE_PORT: 5\n  - IP_REMOTE_PORT: # more\n      match: RANGE\n      value: 6-9\n",
+	} {
+		const n = 2000
+		if p := loadText(t, "wfpebpf: 1\nfilters:\n"+strings.Repeat(one, n), nil); len(p.Entries) < n {
+			t.Errorf("%d filters of %q, want at least %d", len(p.Entries), one, n)
+		}
 	}
 }
 

@@ -40,8 +40,8 @@ func scanYAML(name string, data []byte) error {
 // yamlScan is what the scan knows from the lines before.
 type yamlScan struct {
 	name    string
-	no      int // of the line
-	flow    int // open [ and {
+	no      int    // of the line
+	flow    []byte // open [ and {; the { is : behind the colon of a key
 	blocks  []yamlBlock
 	last    byte      // the last character that is not blank
 	open    bool      // the line before ended where a value can begin
@@ -74,7 +74,7 @@ func (s *yamlScan) line(line []byte) error {
 		return nil
 	}
 	indent := len(line) - len(trimmed)
-	dash := trimmed[0] == '-' && (len(trimmed) == 1 || trimmed[1] == ' ')
+	dash := trimmed[0] == '-' && blank(trimmed, 1)
 	for len(s.blocks) > 0 && s.blocks[len(s.blocks)-1].indent > indent {
 		s.blocks = s.blocks[:len(s.blocks)-1]
 	}
@@ -122,22 +122,21 @@ func (s *yamlScan) characters(line []byte) error {
 				quote = c
 			}
 		case '[', '{':
-			s.flow++
-		case ']', '}', ',':
-			if s.flow > 0 && s.last == ':' {
-				if err := s.leftOut(i); err != nil {
-					return err
-				}
+			s.flow = append(s.flow, c)
+		case ':':
+			if top := len(s.flow) - 1; top >= 0 && s.flow[top] == '{' && (blank(line, i+1) || s.last == '"' || s.last == '\'') {
+				s.flow[top] = ':'
 			}
-			if c != ',' {
-				s.flow = max(s.flow-1, 0)
+		case ']', '}', ',':
+			if err := s.endOfFlow(c, i); err != nil {
+				return err
 			}
 		case '&', '*', '!':
 			if start && i+1 < len(line) && line[i+1] != ' ' {
 				return s.errorf(i, "anchors, aliases and tags are not accepted")
 			}
 		case '?':
-			if start && (i+1 == len(line) || line[i+1] == ' ') {
+			if start && blank(line, i+1) {
 				return s.errorf(i, "keys that begin with ? are not accepted")
 			}
 		case '-':
@@ -145,17 +144,40 @@ func (s *yamlScan) characters(line []byte) error {
 				dashes++
 			}
 		}
-		if s.flow+dashes+len(s.blocks) > MaxDepth {
+		if len(s.flow)+dashes+len(s.blocks) > MaxDepth {
 			return s.errorf(i, "nested deeper than %d", MaxDepth)
 		}
-		next := i+1 == len(line) || line[i+1] == ' '
+		next := blank(line, i+1)
 		if start {
 			s.entry = yamlEntry{column: i, dash: c == '-' && next}
 		}
 		start = c == '[' || c == '{' || c == ',' || (c == ':' || start && (c == '-' || c == '!')) && next
 		s.last = c
 	}
-	s.open = start && s.flow == 0
+	s.open = start && len(s.flow) == 0
+	return nil
+}
+
+// blank reports whether a line has nothing or a blank at a place.
+func blank(line []byte, i int) bool { return i >= len(line) || line[i] == ' ' || line[i] == '\t' }
+
+// endOfFlow ends an element of a list or mapping in brackets, and with a
+// closing bracket the whole. A key without a colon lacks its value, too.
+func (s *yamlScan) endOfFlow(c byte, column int) error {
+	top := len(s.flow) - 1
+	if top < 0 {
+		return nil
+	}
+	bare := s.flow[top] == '{' && s.last != '{' && s.last != ','
+	switch {
+	case c != ',':
+		s.flow = s.flow[:top]
+	case s.flow[top] == ':':
+		s.flow[top] = '{'
+	}
+	if bare || s.last == ':' {
+		return s.leftOut(column)
+	}
 	return nil
 }
 
