@@ -46,6 +46,20 @@ func (g *group) anyOf(values []uint64) bool {
 	})
 }
 
+// rare says what becomes of a group that no value satisfies which the layer
+// sees: there is no such traffic or, of protocols, there is and it passes by.
+func (g *group) rare(src layermap.Source) (why *reason, refused bool) {
+	if g.field.Key == "FLAGS" {
+		return because(classFlags, "no traffic here has these FLAGS; they come from %s", src.From), false
+	}
+	for n := range uint64(256) {
+		if g.anyOf([]uint64{n}) {
+			return because(classProtocol, "%s is that of %s", g.field.Key, src.From), true
+		}
+	}
+	return because(classConstant, "no traffic has this %s", g.field.Key), false
+}
+
 // fieldRules translate a group's values in place. They return nil where some
 // value here can satisfy the group; refused says that the filter must not be
 // loaded rather than kept as one that matches nothing.
@@ -65,18 +79,6 @@ var fieldRules = map[string]func(b *binder, g *group) (why *reason, refused bool
 	"NEXTHOP_INTERFACE_PROFILE_ID":  (*binder).profile,
 	"ORIGINAL_PROFILE_ID":           (*binder).profile,
 	"CURRENT_PROFILE_ID":            (*binder).profile,
-}
-
-// rareValues says what becomes of a filter that asks for a value of which
-// layermap knows that the layer never sees it: there is no such traffic, or
-// there is, and it passes by.
-var rareValues = map[string]struct {
-	class   class
-	text    string
-	refused bool
-}{
-	"FLAGS":       {classFlags, "no traffic here has these FLAGS; they come from", false},
-	"IP_PROTOCOL": {classProtocol, "IP_PROTOCOL is that of", true},
 }
 
 // bind decides about a filter and translates its conditions. An error is a
@@ -205,8 +207,7 @@ func (b *binder) group(g *group) (why *reason, refused bool) {
 		return rule(b, g)
 	case src.Only != nil:
 		if !g.anyOf(src.Only) {
-			rare := rareValues[g.field.Key]
-			return because(rare.class, "%s %s", rare.text, src.From), rare.refused
+			return g.rare(src)
 		}
 	case src.Kind == layermap.Constant:
 		if v := (filter.Value{Type: g.field.DataType, Num: src.Value}); !g.any(v) {

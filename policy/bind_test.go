@@ -74,6 +74,7 @@ func TestIdentities(t *testing.T) {
 		{"none of flags that there are not", flagXML("FLAGS_NONE_SET", 0x4), "", "enforced"},
 		{"one of two groups of flags", flagXML("FLAGS_ALL_SET", 0x4) + flagXML("EQUAL", 0x800001), "", "enforced"},
 		{"a protocol that is judged, of two", condXML("IP_PROTOCOL", "EQUAL", "FWP_UINT8 uint8 1") + condXML("IP_PROTOCOL", "EQUAL", "FWP_UINT8 uint8 17"), "", "enforced"},
+		{"no protocol at all", condXML("IP_PROTOCOL", "GREATER", "FWP_UINT8 uint8 255"), "", "unmatchable: no traffic has this IP_PROTOCOL"},
 		{"all protocols but one", condXML("IP_PROTOCOL", "NOT_EQUAL", "FWP_UINT8 uint8 6"), "", "enforced"},
 		{"another value", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1"), "", "unmatchable: ARRIVAL_TUNNEL_TYPE is always 0 here: Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"},
 		{"another value or the one", condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 1") + condXML("ARRIVAL_TUNNEL_TYPE", "EQUAL", "FWP_UINT32 uint32 0"), "", "enforced"},
