@@ -179,7 +179,9 @@ func Instances() ([]Target, error) {
 	return ts, err
 }
 
-// openMaps loads the object's description and opens the pinned maps, if any.
+// openMaps loads the object's description and opens the pinned maps, if any. The
+// judge's cases are no part of the instance: each process has its own, or it
+// would read the verdicts on another's.
 func (e *Engine) openMaps() error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return err
@@ -190,7 +192,7 @@ func (e *Engine) openMaps() error {
 	}
 	e.maps, e.programs = map[string]*ebpf.Map{}, map[string]*ebpf.Program{}
 	for name, spec := range e.spec.Maps {
-		if !ours(name) {
+		if !ours(name) || name == bpf.WFPMapCases {
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(e.in.pins, "maps", name), nil)
@@ -216,6 +218,13 @@ func (e *Engine) load(programs []string) error {
 		if err := e.newMaps(); err != nil {
 			return err
 		}
+	}
+	if e.maps[bpf.WFPMapCases] == nil {
+		m, err := ebpf.NewMap(e.spec.Maps[bpf.WFPMapCases])
+		if err != nil {
+			return err
+		}
+		e.maps[bpf.WFPMapCases] = m
 	}
 	programs = slices.DeleteFunc(programs, func(name string) bool { return e.programs[name] != nil })
 	parts := make([][]string, min(runtime.NumCPU(), len(programs)))
@@ -301,7 +310,7 @@ func (e *Engine) pinMaps() error {
 		}
 	}
 	for name, m := range e.maps {
-		if m.IsPinned() {
+		if m.IsPinned() || name == bpf.WFPMapCases {
 			continue
 		}
 		if err := m.Pin(filepath.Join(e.in.pins, "maps", name)); err != nil {

@@ -21,7 +21,7 @@ import (
 
 // The layout of an instance's files, which every version must keep to:
 //
-//	PINS/maps/NAME        the maps of bpf/maps.h
+//	PINS/maps/NAME        the maps of bpf/maps.h, but for the judge's cases
 //	PINS/links/HOOK[@IF]  the attachments
 //	RUN/instance.json     what is filtered
 //	RUN/policy-N.json     the policy of commit N; `active` says which N is in force

@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
@@ -100,25 +102,44 @@ func TestEngineFollowsOtherProcesses(t *testing.T) {
 	wantInForce(t, target, "fourth", 2)
 }
 
+// endsLater is a context that is over once it was asked some times: the second
+// time a commit asks, all is attached.
+type endsLater struct {
+	context.Context
+	times int
+}
+
+func (c *endsLater) Err() error {
+	c.times--
+	if c.times < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
 // A failed commit changes nothing, of another process neither.
 func TestEngineFailedCommit(t *testing.T) {
 	target := newTarget(t)
 	a, b := engineFor(t, target), engineFor(t, target)
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := a.Commit(ended, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	if exists(a.in.run) || exists(a.in.pins) {
-		t.Error("a first commit that failed left something behind")
+	for times := range 2 {
+		if err := a.Commit(&endsLater{ended, times}, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if exists(a.in.run) || exists(a.in.pins) {
+			t.Error("a first commit that failed left something behind")
+		}
 	}
 	if err := a.Commit(context.Background(), blockPort(t, "first")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Commit(ended, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
+	for times := range 2 {
+		if err := b.Commit(&endsLater{ended, times}, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		wantInForce(t, target, "first", 1)
 	}
-	wantInForce(t, target, "first", 1)
 	// nor where somebody cleaned up under /run
 	if err := os.Remove(a.in.recordPath(1)); err != nil {
 		t.Fatal(err)
@@ -251,4 +272,43 @@ func TestEngineAttachesAnew(t *testing.T) {
 	if state, err = e.State(); err != nil || len(state.Stale) != 0 {
 		t.Errorf("stale: %q, %v", state.Stale, err)
 	}
+}
+
+// Who asks the judge at the same time gets the verdicts on his own questions.
+func TestJudgeAskedTwiceAtOnce(t *testing.T) {
+	target := newTarget(t)
+	if err := engineFor(t, target).Commit(context.Background(), blockPort(t, "8081")); err != nil {
+		t.Fatal(err)
+	}
+	l := layermap.ByID(layermap.ALEAuthConnectV4)
+	var group sync.WaitGroup
+	defer group.Wait()
+	for port, want := range map[uint16]filter.Action{8081: filter.ActionBlock, 8080: filter.ActionNoneNoMatch} {
+		e, err := Find(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		values := make([]filter.Values, bpf.JudgeCases)
+		for i := range values {
+			values[i] = make(filter.Values, len(l.Fields))
+			values[i][l.FieldIndex("IP_REMOTE_PORT")] = filter.U16(port)
+		}
+		group.Go(func() {
+			for range 50 {
+				verdicts, err := e.Judge(l.ID, values)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, v := range verdicts {
+					if v.Action != want {
+						t.Errorf("port %d: %v, want %v", port, v.Action, want)
+						return
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
 }
