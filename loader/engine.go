@@ -539,10 +539,16 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 		return err
 	}
 	// from here on down finds what a process that dies leaves behind
+	before := instance{run: e.in.run}
+	known := before.load() == nil
 	if err := e.in.save(); err != nil {
 		return err
 	}
-	return e.putInForce(ctx, rec, want, missing, generation-1)
+	err = e.putInForce(ctx, rec, want, missing, generation-1)
+	if inForce := (*InForceError)(nil); err != nil && known && !errors.As(err, &inForce) {
+		return errors.Join(err, before.save()) // a watch goes by it
+	}
+	return err
 }
 
 // plan is the attachments that the layers of a policy want, and those of them

@@ -134,11 +134,15 @@ func TestEngineFailedCommit(t *testing.T) {
 	if err := a.Commit(context.Background(), blockPort(t, "first")); err != nil {
 		t.Fatal(err)
 	}
+	b.in.info.Interfaces = []string{"lo"}
 	for times := range 2 {
 		if err := b.Commit(&endsLater{ended, times}, blockPort(t, "never")); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 		wantInForce(t, target, "first", 1)
+		if err := a.in.load(); err != nil || len(a.in.info.Interfaces) != 0 {
+			t.Errorf("links after a commit that failed: %q, %v", a.in.info.Interfaces, err)
+		}
 	}
 	// nor where somebody cleaned up under /run
 	if err := os.Remove(a.in.recordPath(1)); err != nil {
