@@ -51,6 +51,9 @@ const (
 func TestDifferential(t *testing.T) {
 	testbed.RequireRoot(t)
 	pairs, seed := number(t, pairsEnv, defaultPairs), uint64(number(t, seedEnv, defaultSeed))
+	if pairs == 0 {
+		t.Fatalf("%s=0 compares nothing", pairsEnv)
+	}
 	t.Logf("%s=%d %s=%d", pairsEnv, pairs, seedEnv, seed)
 
 	d := newDiffer(t)
@@ -331,6 +334,9 @@ func TestDiffSeedsRepeat(t *testing.T) {
 	b, filtersB, valuesB := make()
 	if !maps.Equal(a.Used, b.Used) {
 		t.Error("the conditions differ")
+	}
+	if len(filtersA) != len(filtersB) || len(valuesA) != len(valuesB) {
+		t.Fatalf("%d filters and %d values, then %d and %d", len(filtersA), len(valuesA), len(filtersB), len(valuesB))
 	}
 	for i, f := range filtersA {
 		g := filtersB[i]
