@@ -329,19 +329,18 @@ func (b *binder) user(g *group) (*reason, bool) {
 		}
 		sd := *c.Value.SD
 		sd.Entries = slices.Clone(sd.Entries)
-		held := sd.NoDACL || c.Match == filter.MatchNotEqual
+		held := sd.NoDACL
 		for i := range sd.Entries {
 			e := &sd.Entries[i]
 			if to, mapped := unixSID(b.m.SIDs[e.SID]); mapped {
 				e.SID = to
 			}
-			if !e.Allow || e.Mask&matchFilterRight == 0 {
-				continue
-			}
-			if b.held(e.SID) {
-				held = true
-			} else {
+			switch {
+			case !e.Allow || e.Mask&filter.AccessMatchFilter == 0:
+			case !b.held(e.SID):
 				unknown = append(unknown, sidText(e.SID))
+			case sd.Grants(&filter.Token{SIDs: []filter.SID{e.SID}}): // no entry before denies it
+				held = true
 			}
 		}
 		c.Value = filter.SDValue(&sd)

@@ -311,10 +311,6 @@ func (r *yamlReader) packageSID(s string) (filter.SID, error) {
 	return filter.PackageSID(s), nil
 }
 
-// matchFilterRight is FWP_ACTRL_MATCH_FILTER, the right that a condition on a
-// user asks for.
-const matchFilterRight = 0x1
-
 // users reads one security descriptor in SDDL, or users, groups and units, each
 // of which becomes an allow entry.
 func (r *yamlReader) users(field layermap.Field, items []*node) (*filter.SecurityDescriptor, error) {
@@ -333,7 +329,7 @@ func (r *yamlReader) users(field layermap.Field, items []*node) (*filter.Securit
 		if err != nil {
 			return nil, it.pos.errorf("%s: %s", field.Key, err)
 		}
-		sd.Entries = append(sd.Entries, filter.ACE{Allow: true, Mask: matchFilterRight, SID: sid})
+		sd.Entries = append(sd.Entries, filter.ACE{Allow: true, Mask: filter.AccessMatchFilter, SID: sid})
 		b.WriteString("(A;;CC;;;" + string(sid) + ")")
 	}
 	sd.Text = b.String()
