@@ -288,7 +288,11 @@ filters:
 	if a := Layer(p.Store, l, constants(l), false); a.Verdict != "block" {
 		t.Errorf("here an unregistered callout blocks, got %s", a.Verdict)
 	}
-	a := Layer(p.WindowsStore(), l, constants(l), true)
+	windows, left := p.WindowsStore()
+	if len(left) > 0 {
+		t.Errorf("left out: %v", left)
+	}
+	a := Layer(windows, l, constants(l), true)
 	if a.Verdict != "permit" || !slices.Contains(a.Notes, "callout Somebody's callout is taken to let the traffic pass") {
 		t.Errorf("got %s with notes %q", a.Verdict, a.Notes)
 	}
@@ -333,7 +337,8 @@ func TestOtherProtocolsAreNotJudgedAtALE(t *testing.T) {
 	if a := ping.Explain(p, p.Store, false); len(a) == 0 || len(a[0].Notes) != 1 {
 		t.Errorf("no note in %+v", a)
 	}
-	if a := ping.Explain(p, p.WindowsStore(), true); slices.ContainsFunc(a, func(a Answer) bool { return len(a.Notes) > 0 }) {
+	windows, _ := p.WindowsStore()
+	if a := ping.Explain(p, windows, true); slices.ContainsFunc(a, func(a Answer) bool { return len(a.Notes) > 0 }) {
 		t.Errorf("on Windows ALE judges all protocols, got %+v", a)
 	}
 }

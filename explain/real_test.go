@@ -136,7 +136,7 @@ func TestRealEndpointsAreNotBlocked(t *testing.T) {
 		for _, windows := range []bool{false, true} {
 			store := p.Store
 			if windows {
-				store = p.WindowsStore()
+				store, _ = p.WindowsStore()
 			}
 			for _, a := range tuple.Explain(p, store, windows) {
 				if a.Verdict != "permit" {

@@ -196,7 +196,10 @@ func TestSameDumpTwiceIsAlreadyThere(t *testing.T) {
 
 func TestWindowsStoreHoldsWhatIsRefusedHere(t *testing.T) {
 	p := loadFixture(t, "state.xml")
-	s := p.WindowsStore()
+	s, left := p.WindowsStore()
+	if len(left) > 0 {
+		t.Errorf("%d filters are left out, the first is %d", len(left), left[0].ID)
+	}
 	for id, want := range map[filter.ID]bool{101: true, 103: false, 107: true, 108: false} {
 		if got := s.Filter(id) != nil; got != want {
 			t.Errorf("filter %d in effect on Windows: %t, want %t", id, got, want)
@@ -204,5 +207,9 @@ func TestWindowsStoreHoldsWhatIsRefusedHere(t *testing.T) {
 	}
 	if p.Store.Filter(107) != nil {
 		t.Error("filter 107 came into the policy's own store")
+	}
+	p = loadText(t, dumpOf(testFilter{conditions: userXML("D:(XA;;CC;;;WD;(a == 1))")}), nil)
+	if _, left := p.WindowsStore(); len(left) != 1 {
+		t.Errorf("%d filters are left out, want the one with a conditional entry", len(left))
 	}
 }

@@ -339,16 +339,19 @@ func (l *loading) complete(s *filter.Store, f *filter.Filter) {
 
 // WindowsStore returns the policy as it is on Windows once the firewall runs:
 // also the filters that are refused here, as far as they can be represented.
-// Boot-time and disabled filters are not in effect there either.
-func (p *Policy) WindowsStore() *filter.Store {
-	s := p.Store.Clone()
+// Boot-time and disabled filters are not in effect there either. It returns the
+// filters, too, that could not be represented.
+func (p *Policy) WindowsStore() (s *filter.Store, left []*filter.Filter) {
+	s = p.Store.Clone()
 	for _, e := range p.Entries {
-		if e.State != StateRefused || !e.Filter.InEffect() || e.class == classUnreadable || e.class == classConditional {
+		if e.State != StateRefused || !e.Filter.InEffect() {
 			continue
 		}
 		f := *e.Filter
-		if f.SubLayer != (filter.GUID{}) && s.SubLayer(f.SubLayer) == nil {
-			continue // its weight, and so its place, is unknown
+		weightless := f.SubLayer != (filter.GUID{}) && s.SubLayer(f.SubLayer) == nil
+		if weightless || e.class == classUnreadable || e.class == classConditional {
+			left = append(left, e.Filter)
+			continue
 		}
 		if f.Provider != (filter.GUID{}) && s.Provider(f.Provider) == nil {
 			s.AddProvider(filter.Provider{Key: f.Provider, Name: fmt.Sprintf("{%s}", f.Provider)})
@@ -359,9 +362,11 @@ func (p *Policy) WindowsStore() *filter.Store {
 		if f.Action.IsCallout() && s.Callout(f.Callout) == nil {
 			s.AddCallout(filter.Callout{Key: f.Callout, Name: fmt.Sprintf("{%s}", f.Callout), Layer: f.Layer})
 		}
-		_ = s.AddFilter(&f) // one that WFP itself would refuse is left out
+		if err := s.AddFilter(&f); err != nil {
+			left = append(left, e.Filter)
+		}
 	}
-	return s
+	return s, left
 }
 
 // layerName returns the layer's name without its prefix, or what a dump calls a

@@ -138,7 +138,12 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 	var answers []explain.Answer
 	switch {
 	case q.windows:
-		answers, err = ask(p, p.WindowsStore())
+		store, left := p.WindowsStore()
+		if len(left) > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "wfpebpf: warning: the answer leaves out %d filters that cannot be represented here, the first is %q (%d)\n",
+				len(left), clip(left[0].Name), left[0].ID)
+		}
+		answers, err = ask(p, store)
 	case q.live:
 		answers, err = q.askLive(p, len(files) > 0, ask)
 	default:
