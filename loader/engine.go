@@ -60,7 +60,7 @@ func Open(opts Options) (*Engine, error) {
 	e := &Engine{ns: ns, cg: cg, in: instanceAt(instanceName(ns, cg))}
 	if err := e.in.load(); err != nil {
 		// none, or one of an earlier boot
-		e.in.info = instanceInfo{BootID: bootID()}
+		e.in.info = instanceInfo{BootID: bootID(), Version: bpf.Version()}
 	}
 	e.in.info.Netns, e.in.info.NetnsInode, e.in.info.NetnsCookie = opts.Netns, ns.inode, ns.cookie
 	e.in.info.Cgroup, e.in.info.CgroupID = cg.name, cg.id
@@ -206,6 +206,11 @@ func (e *Engine) openMaps() error {
 		if err := spec.Compatible(m); err != nil && e.foreign == nil {
 			e.foreign = fmt.Errorf("pinned map %s was made by another version: %w (run wfpebpf down first)", name, err)
 		}
+	}
+	// Tables of one version mean nothing to the programs of another, and those
+	// that are attached stay.
+	if len(e.maps) > 0 && e.in.info.Version != bpf.Version() && e.foreign == nil {
+		e.foreign = errors.New("the programs in force are those of another version of wfpebpf (run wfpebpf down first)")
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ type instanceInfo struct {
 	Permits     bool     `json:"permits"`
 	Detached    []string `json:"detached"` // links that detach took out
 	BootID      string   `json:"bootId"`
+	Version     string   `json:"version"` // of the programs, bpf.Version
 }
 
 // record is policy-N.json: what is needed to explain, list and keep current a

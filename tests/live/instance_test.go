@@ -529,3 +529,42 @@ func TestInstanceTwo(t *testing.T) {
 		})
 	}
 }
+
+// Programs that are attached stay attached: those of another version are not
+// given tables that may mean something else to them. Down removes them.
+func TestInstanceOfAnotherVersion(t *testing.T) {
+	b := newBed(t)
+	p, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(p, 8080)
+	b.apply(blocks(atAccept, "{IP_PROTOCOL: udp}"))
+	file := filepath.Join("/run/wfpebpf", filepath.Base(b.pins()), "instance.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Replace(string(text), `"version":"`, `"version":"x`, 1)
+	if other == string(text) {
+		t.Fatalf("no version in %s", text)
+	}
+	if err := os.WriteFile(file, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := loader.Open(loader.Options{Target: b.target()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	err = e.Commit(context.Background(), b.load(blocks(atAccept, "{IP_PROTOCOL: tcp}"), nil))
+	if err == nil || !strings.Contains(err.Error(), "another version") || !strings.Contains(err.Error(), "wfpebpf down") {
+		t.Errorf("error %v, want the remedy named", err)
+	}
+	f := b.families()[0]
+	tcp(8080).want(t, peer, f, passes)
+	udp(8080).want(t, peer, f, dropped)
+	if err := e.Down(); err != nil {
+		t.Fatal(err)
+	}
+	udp(8080).want(t, peer, f, passes)
+	b.apply(blocks(atAccept, "{IP_PROTOCOL: tcp}"))
+	tcp(8080).want(t, peer, f, dropped)
+}
