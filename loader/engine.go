@@ -814,6 +814,45 @@ func (e *Engine) Down() error {
 	return e.remove()
 }
 
+// DownAll is Down of every instance, also of those whose records are lost or
+// damaged: what is pinned is in force whatever the records say.
+func DownAll() error {
+	if err := CheckCapabilities(); err != nil {
+		return err
+	}
+	names := map[string]bool{}
+	for _, dir := range []string{runRoot(), pinRoot()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			names[e.Name()] = true
+		}
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		errs = append(errs, downNamed(name))
+	}
+	return errors.Join(errs...)
+}
+
+func downNamed(name string) error {
+	in := instanceAt(name)
+	if err := in.load(); err != nil {
+		in.info = instanceInfo{}
+		if !in.parseName() {
+			return fmt.Errorf("%s is no instance of wfpebpf: remove it by hand", in.run)
+		}
+	}
+	e, err := in.open()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return e.Down()
+}
+
 func (e *Engine) remove() error {
 	names, err := e.in.attached()
 	err = errors.Join(err, e.detachAll(names))

@@ -108,11 +108,21 @@ func (r *record) store() *filter.Store {
 
 func (r *record) linkPolicy() *linkPolicy { return &linkPolicy{Links: r.Links, Default: r.Profile} }
 
+// nameFormat is an instance's name: the inode of its namespace and the id of its
+// cgroup.
+const nameFormat = "net%d-cg%d"
+
 func instanceAt(name string) *instance {
 	return &instance{pins: filepath.Join(pinRoot(), name), run: filepath.Join(runRoot(), name)}
 }
 
-func instanceName(ns *netns, c cgroup) string { return fmt.Sprintf("net%d-cg%d", ns.inode, c.id) }
+func instanceName(ns *netns, c cgroup) string { return fmt.Sprintf(nameFormat, ns.inode, c.id) }
+
+// parseName takes from an instance's name what the name says of it.
+func (in *instance) parseName() bool {
+	n, err := fmt.Sscanf(filepath.Base(in.run), nameFormat, &in.info.NetnsInode, &in.info.CgroupID)
+	return n == 2 && err == nil
+}
 
 func bootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -316,3 +316,39 @@ func TestJudgeAskedTwiceAtOnce(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// An instance whose record nobody can read is in force and goes down as others.
+func TestDownWithoutRecord(t *testing.T) {
+	for _, damage := range []struct {
+		name string
+		do   func(run string) error
+	}{
+		{"damaged", func(run string) error {
+			return os.WriteFile(filepath.Join(run, "instance.json"), []byte("{"), 0o600)
+		}},
+		{"lost", os.RemoveAll},
+	} {
+		t.Run(damage.name, func(t *testing.T) {
+			e := engineFor(t, newTarget(t))
+			if err := e.Commit(context.Background(), blockPort(t, "Block")); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Base(e.in.run)
+			if err := damage.do(e.in.run); err != nil {
+				t.Fatal(err)
+			}
+			if names, err := e.in.attached(); err != nil || len(names) == 0 {
+				t.Fatalf("attachments %v, %v", names, err)
+			}
+			if err := downNamed(name); err != nil {
+				t.Fatal(err)
+			}
+			if exists(e.in.pins) || exists(e.in.run) {
+				t.Error("something is left")
+			}
+		})
+	}
+	if err := downNamed("strange"); err == nil {
+		t.Error("what is no instance went down")
+	}
+}

@@ -22,11 +22,14 @@ func downCommand() *cobra.Command {
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
+			if target == (loader.Target{}) {
+				return loader.DownAll()
+			}
 			err := eachInstance(target, (*loader.Engine).Down)
-			if target == (loader.Target{}) || !errors.Is(err, loader.ErrNotApplied) {
+			if !errors.Is(err, loader.ErrNotApplied) {
 				return err
 			}
-			// An apply that was killed before its first commit has left no record.
+			// Its record is damaged, or was never written: apply was killed before.
 			e, err := loader.Open(loader.Options{Target: target})
 			if err != nil {
 				return err
