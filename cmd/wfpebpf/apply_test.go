@@ -108,7 +108,6 @@ func TestReportSaysThatOtherProtocolsPass(t *testing.T) {
 		{"a default block of inbound traffic", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK}", true},
 		{"a default block of outbound traffic", "ALE_AUTH_CONNECT_V6, action: BLOCK}", true},
 		{"a block of a peer", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 10.0.0.0/8}]}", true},
-		{"a block of ICMP", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: 1}]}", true},
 		{"a block of all but TCP", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: {match: NOT_EQUAL, value: 6}}]}", true},
 		{"a block of TCP", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: tcp}]}", false},
 		{"a block of a port", "ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_LOCAL_PORT: 22}]}", false},
@@ -121,6 +120,25 @@ func TestReportSaysThatOtherProtocolsPass(t *testing.T) {
 				t.Errorf("exit code %d, %s%s, want a note: %t", r.code, r.out, r.err, tc.noted)
 			}
 		})
+	}
+}
+
+// A block of nothing but such a protocol is no matter of a note: it is not
+// enforced, and counted.
+func TestReportRefusesOtherProtocols(t *testing.T) {
+	file := write(t, "policy.yaml", "wfpebpf: 1\nfilters:\n"+
+		"  - {name: No ping, layer: ALE_AUTH_RECV_ACCEPT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: icmp}]}\n")
+	r := wfpebpf(t, "apply", "--dry-run", file)
+	for _, want := range []string{
+		"Block filters that cannot be enforced:\n", "No ping", "others are not judged yet\n",
+		"\n1 filters: 0 enforced, 0 unmatchable, 1 refused\n", "\n1 block filters cannot be enforced\n",
+	} {
+		if r.code != exitDone || !strings.Contains(r.out, want) {
+			t.Errorf("exit code %d, the report lacks %q:\n%s%s", r.code, want, r.out, r.err)
+		}
+	}
+	if r := wfpebpf(t, "apply", "--dry-run", "--strict", file); r.code != exitNothing || !strings.Contains(r.err, `"No ping"`) {
+		t.Errorf("--strict: exit code %d, %s", r.code, r.err)
 	}
 }
 
