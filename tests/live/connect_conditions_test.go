@@ -82,7 +82,8 @@ func TestConnectConditions(t *testing.T) {
 		{`{IP_LOCAL_ADDRESS: [10.77.0.1, "fd77::1"]}`, p, lists{plain, fromPort}, lists{fromSecond}},
 		{"{IP_LOCAL_PORT: 5000-5999}", p, lists{fromPort}, lists{plain, fromSecond}},
 		{"{IP_LOCAL_PORT: 40000-40999}", p, lists{plain}, lists{fromPort}},
-		{"{IP_LOCAL_PORT: 40900-40999}", p, lists{outbound(8080, hostFirst, 40900)}, lists{outbound(8080, hostFirst, 40800)}},
+		// Bound ports above the ephemeral ones, or they could be in use.
+		{"{IP_LOCAL_PORT: 40900-41099}", p, lists{outbound(8080, hostFirst, 41000)}, lists{outbound(8080, hostFirst, 41100)}},
 		{"{IP_LOCAL_ADDRESS_TYPE: unicast}", p, lists{plain}, nil},
 		{"{IP_DESTINATION_ADDRESS_TYPE: unicast}", p, lists{plain, toSelf}, nil},
 		{"{IP_NEXTHOP_INTERFACE: h0}", p, lists{plain, fromSecond}, lists{toSelf}},
