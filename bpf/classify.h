@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * The classifier: WFP's filter arbitration over the tables that the loader
- * compiled. Every field value leads to a leaf; leaves choose rows of bits, one
- * bit a filter of the layer; the AND of the rows are the matching filters.
- * Nothing here is per filter. The functions are global, so that the verifier
- * checks each once and not again at every hook.
+ * compiled. Every field value leads to a leaf. The leaves of the fields that
+ * tell filters apart best lead to branches, each with a few filters that may
+ * match, and those compare the other leaves. So the cost follows the filters
+ * that nearly match, not how many there are. The functions are global, so that
+ * the verifier checks each once and not again at every hook.
  */
 #pragma once
 
@@ -84,41 +85,54 @@ static __always_inline void put_address(struct wfp_values *v, __u32 slot, const 
 }
 
 /*
- * The rows of a classification, in the memory of its values. Fields come in the
- * order of their words, and a row has no higher number than its first field, so
- * that a row is never written over a value that is still to be read; the loader
- * holds to that.
+ * What the values lead to, in their memory: the leaf of each field, then the
+ * best candidate of each sublayer. Fields come in the order of their words, so
+ * that a leaf is never written over a value that is still to be read; the
+ * loader holds to that.
  */
-static __always_inline __u32 *rows(struct wfp_values *v)
+static __always_inline __u32 *leaves(struct wfp_values *v)
 {
 	return (__u32 *)v->word;
 }
 
-_Static_assert(WFP_MAX_PAGES <= 32, "a bit a page fits into present");
-_Static_assert(WFP_MAX_FIELDS * sizeof(__u32) <= WFP_WORDS * sizeof(__u64),
-	       "the rows fit into the values");
-
-/*
- * a >= b as a number, without a branch: the verifier would follow both ways at
- * each step of each field, and the processor would guess half of them wrong.
- */
-static __always_inline __u32 at_least(__u64 a, __u64 b)
+static __always_inline __u32 *best(struct wfp_values *v)
 {
-	__u64 less = ((~a & b) | ((~a | b) & (a - b))) >> 63;
-
-	asm volatile("" : "+r"(less)); /* or clang makes a branch of it */
-	return less ^ 1;
+	return leaves(v) + WFP_MAX_FIELDS;
 }
 
-/* The leaf that a value leads to, or ~0: the tables are inconsistent. The
- * value's bytes stand left-justified in high, then low. */
-__noinline __u64 wfp_walk(__u64 high, __u64 low, __u32 at, __u32 generation)
-{
-	void *node_table = bpf_map_lookup_elem(&nodes, &generation);
-	void *bucket_table = bpf_map_lookup_elem(&buckets, &generation);
+_Static_assert((WFP_MAX_FIELDS + WFP_SPAN) * sizeof(__u32) == WFP_WORDS * sizeof(__u64),
+	       "leaves and best candidates take all words");
+_Static_assert(WFP_MAX_FIELDS + WFP_SPAN == 32, "masks of five bits bound what is read");
 
-	if (!node_table || !bucket_table)
-		return ~0ULL;
+/* The end of a branch that no table can have. */
+#define WFP_INCONSISTENT (~0U)
+
+/*
+ * The top bit where a >= b is false, without a branch: the verifier would follow
+ * both ways at each step, and the processor would guess half of them wrong.
+ */
+static __always_inline __u64 less(__u64 a, __u64 b)
+{
+	__u64 bit = ((~a & b) | ((~a | b) & (a - b))) >> 63;
+
+	asm volatile("" : "+r"(bit)); /* or clang makes a branch of it */
+	return bit;
+}
+
+/* All ones where a < b; of numbers below 2^63. */
+static __always_inline __u64 below(__u64 a, __u64 b)
+{
+	__u64 all = (__u64)((__s64)(a - b) >> 63);
+
+	asm volatile("" : "+r"(all));
+	return all;
+}
+
+/* The leaf that a value leads to by nodes and buckets, or ~0: the tables are
+ * inconsistent. The value's bytes stand left-justified in high, then low. */
+static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 high, __u64 low,
+				  __u32 at)
+{
 	for (int i = 0; i < WFP_MAX_DEPTH; i++) {
 		__u64 second = -(__u64)(at / WFP_SECOND & 1);
 		__u32 entry = at & WFP_ENTRY;
@@ -133,300 +147,338 @@ __noinline __u64 wfp_walk(__u64 high, __u64 low, __u32 at, __u32 generation)
 
 			if (!b)
 				break;
-			n = at_least(high, b->bound[3]) * 4;
-			n += at_least(high, b->bound[(n + 1) & 7]) * 2;
-			n += at_least(high, b->bound[n & 6]);
+			n = (less(high, b->bound[3]) ^ 1) * 4;
+			n += (less(high, b->bound[(n + 1) & 7]) ^ 1) * 2;
+			n += less(high, b->bound[n & 6]) ^ 1;
 			at = b->next[n & 7];
 			high <<= b->shift & 63;
 		} else {
-			struct wfp_node *node = bpf_map_lookup_elem(node_table, &entry);
+			__u32 *cell;
 
-			if (!node)
+			entry += high >> 56;
+			cell = bpf_map_lookup_elem(cell_table, &entry);
+			if (!cell)
 				break;
-			at = node->next[high >> 56];
+			at = *cell;
 			high <<= 8;
 		}
 	}
 	return ~0ULL;
 }
 
-/* The leaf of one field, or ~0. */
-static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f, void *index)
+/*
+ * Puts the leaves of wide fields into the place of their values; each has its
+ * words to itself. Returns 0 where the tables are inconsistent.
+ */
+__noinline __u32 wfp_wide(struct wfp_values *v)
 {
-	__u32 at = f->root, word = f->word;
-	__u64 high, low;
+	void *cell_table, *bucket_table;
+	struct wfp_layer *l;
+	__u32 key;
+
+	if (!v)
+		return 0;
+	l = find_layer(v->generation, v->layer);
+	if (!l || !l->wides)
+		return 1;
+	key = v->generation;
+	cell_table = bpf_map_lookup_elem(&cells, &key);
+	bucket_table = bpf_map_lookup_elem(&buckets, &key);
+	if (!cell_table || !bucket_table)
+		return 0;
+	for (int i = 0; i < WFP_MAX_WIDE; i++) {
+		__u32 n = l->wide[i], word;
+		struct wfp_field *f;
+		__u64 leaf;
+
+		if (i >= l->wides)
+			break;
+		if (n >= WFP_MAX_FIELDS)
+			return 0;
+		f = &l->field[n];
+		if (!(v->present & (1U << (f->slot & 31))))
+			continue;
+		word = f->word;
+		if (word >= WFP_WORDS - 1)
+			return 0;
+		leaf = walk(cell_table, bucket_table, v->word[word] << (f->shift & 63),
+			    v->word[word + 1], f->root);
+		if (leaf == ~0ULL)
+			return 0;
+		v->word[word] = leaf;
+	}
+	return 1;
+}
+
+/* The leaf of one field, or ~0. at is for keys of maps: one place on the stack for
+ * all of them. */
+static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f,
+					void *cell_table, __u32 *at)
+{
+	__u32 word = f->word, levels = f->levels, bits = f->first & 63;
+	__u64 high;
 
 	if (!(v->present & (1U << (f->slot & 31))))
 		return f->empty;
 	if (word >= WFP_WORDS)
 		return ~0ULL;
-	high = v->word[word] << (f->shift & 63);
-	if (f->flags & WFP_FIELD_DIRECT) {
-		__u32 *entry;
+	high = v->word[word];
+	if (!levels)
+		return high; /* wfp_wide has put the leaf there */
+	high <<= f->shift & 63;
+	/* a cell of a table holds twice the first cell of the next, and 1 where that
+	 * has more than one; without a branch, as above */
+	*at = 2 * f->root + 1;
+	for (int i = 0; i < WFP_LEVELS; i++) {
+		__u32 *cell;
 
-		high >>= 32;
-		if (high >= f->count)
+		*at = *at / 2 + ((high >> (64 - bits & 63)) & -(__u64)(*at & 1));
+		cell = bpf_map_lookup_elem(cell_table, at);
+		if (!cell)
 			return ~0ULL;
-		at += (__u32)high;
-		entry = bpf_map_lookup_elem(index, &at);
-		return entry ? *entry : ~0ULL;
+		*at = *cell;
+		if (--levels == 0)
+			break;
+		high <<= bits;
+		bits = 8;
 	}
-	word++;
-	asm volatile("" : "+r"(word)); /* the check must stand in this register */
-	low = word < WFP_WORDS ? v->word[word] : 0;
-	return wfp_walk(high, low, at, v->generation);
+	return *at;
 }
 
-enum wfp_end {
-	WFP_END_NOT = 0,
-	WFP_END_ERROR = 1,   /* the tables are inconsistent */
-	WFP_END_DECIDED = 2, /* a hard action: nothing can change the verdict */
+/* Makes a branch wait, if it is one. The programs have room for all that wait at
+ * a time; the loader holds to that. */
+static __always_inline void wait_for(struct wfp_values *v, __u32 branch)
+{
+	v->pending[v->waiting & (WFP_PENDING - 1)] = branch;
+	v->waiting += !!branch;
+}
+
+/*
+ * Finds the leaves that the values lead to, the classes that they are of and the
+ * branches to search; they take the values' place. Returns the number of the
+ * layer's sublayers, 0: nothing to ask, or WFP_INCONSISTENT.
+ */
+__noinline __u32 wfp_enter(struct wfp_values *v)
+{
+	struct wfp_layer *l;
+	void *cell_table;
+	__u32 at;
+
+	if (!v)
+		return 0;
+	l = find_layer(v->generation, v->layer);
+	if (!l)
+		return 0;
+	at = v->generation;
+	cell_table = bpf_map_lookup_elem(&cells, &at);
+	if (!cell_table)
+		return WFP_INCONSISTENT;
+	for (int w = 0; w < WFP_CLASS_WORDS; w++)
+		v->is[w] = 0;
+	v->waiting = 0;
+	wait_for(v, l->root);
+	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
+		struct wfp_field *f = &l->field[i];
+		__u64 leaf;
+		__u32 *cell;
+
+		if (i >= l->fields)
+			break;
+		leaf = field_leaf(v, f, cell_table, &at);
+		if (leaf == ~0ULL)
+			return WFP_INCONSISTENT;
+		leaves(v)[i] = leaf;
+		if (f->flags & WFP_FIELD_HEADS) {
+			at = f->heads + leaf;
+			cell = bpf_map_lookup_elem(cell_table, &at);
+			if (!cell)
+				return WFP_INCONSISTENT;
+			wait_for(v, *cell);
+		}
+		if (f->flags & WFP_FIELD_CLASSES) {
+			at = f->classes + leaf;
+			cell = bpf_map_lookup_elem(cell_table, &at);
+			if (!cell)
+				return WFP_INCONSISTENT;
+			leaf = *cell;
+		} else if (!(f->flags & WFP_FIELD_CLASS)) {
+			continue;
+		}
+		v->is[leaf / 64 & (WFP_CLASS_WORDS - 1)] |= 1ULL << (leaf & 63);
+	}
+	v->present = l->filters; /* all input is used: the first record takes its place */
+	return l->sublayers;
+}
+
+struct wfp_search {
+	struct wfp_values *v;
 };
 
-/* Finds the layer and the rows that the values lead to; they take the values'
- * place. Returns the pages that may hold a match, 0: nothing to ask. */
-__noinline __u64 wfp_enter(struct wfp_values *v)
+/*
+ * Looks at a candidate, without a branch on whether it matches: that depends on
+ * the traffic, and each wrong guess of the processor costs more than all tests.
+ * Returns 0 where the tables are inconsistent.
+ */
+static __always_inline int consider(struct wfp_values *v, const struct wfp_candidate *c)
 {
-	void *index, *head_table;
+	__u32 a = leaves(v)[c->field[0] & 31], b = leaves(v)[c->field[1] & 31];
+	__u64 failed = c->deny & v->is[c->word & (WFP_CLASS_WORDS - 1)];
+	__u32 sublayer = (c->key >> WFP_KEY_SUBLAYER) - v->base;
+	__u64 key = c->key, was, sooner;
+
+	failed |= -failed;
+	failed |= (__u64)c->span[0] - (__u32)(a - c->low[0]);
+	failed |= (__u64)c->span[1] - (__u32)(b - c->low[1]);
+	failed = (__u64)((__s64)failed >> 63) | v->failed;
+	if (c->flags & WFP_CANDIDATE_TABLE) {
+		__u32 generation = v->generation, at = c->low[0] + a / 32;
+		void *table = bpf_map_lookup_elem(&cells, &generation);
+		__u32 *cell = table ? bpf_map_lookup_elem(table, &at) : NULL;
+
+		if (!cell)
+			return 0;
+		failed |= (__u64)(*cell >> (a & 31) & 1) - 1;
+	}
+	if (c->flags & WFP_CANDIDATE_MORE) {
+		v->failed = failed;
+		return 1;
+	}
+	v->failed = 0;
+	if (sublayer >= WFP_SPAN)
+		return 1;
+	asm volatile("" : "+r"(failed));
+	key |= failed & WFP_KEY_NONE;
+	was = best(v)[sublayer];
+	sooner = below(key, was);
+	best(v)[sublayer] = (key & sooner) | (was & ~sooner);
+	return 1;
+}
+
+/* The branch that a leaf leads to among a branch's cuts. */
+static __always_inline __u32 cut_branch(void *table, const struct wfp_branch *br, __u32 leaf)
+{
+	__u32 at = br->cuts, left = br->count;
+	struct wfp_cut *c;
+
+	for (int i = 0; i < WFP_MAX_CUTS_LOG; i++) {
+		__u32 half = left / 2, key;
+
+		if (!half)
+			break;
+		key = at + half;
+		c = bpf_map_lookup_elem(table, &key);
+		if (!c)
+			return WFP_INCONSISTENT;
+		at += half & ~below(leaf, c->from);
+		left -= half;
+	}
+	c = bpf_map_lookup_elem(table, &at);
+	return c ? c->branch : WFP_INCONSISTENT;
+}
+
+/* Visits one branch. */
+static long visit(__u32 i, struct wfp_search *s)
+{
+	struct wfp_values *v = s->v;
+	__u32 generation = v->generation, at;
+	struct wfp_branch *br;
+	void *table;
+
+	if (!v->waiting) {
+		v->found = 1;
+		return 1;
+	}
+	v->waiting--;
+	at = v->pending[v->waiting & (WFP_PENDING - 1)];
+	table = bpf_map_lookup_elem(&branches, &generation);
+	br = table ? bpf_map_lookup_elem(table, &at) : NULL;
+	if (!br)
+		return 1;
+	for (int n = 0; n < WFP_CANDIDATES; n++) {
+		if (br->candidate[n].key == WFP_KEY_NONE)
+			break;
+		if (!consider(v, &br->candidate[n]))
+			return 1;
+	}
+	wait_for(v, br->next);
+	if (br->count) {
+		__u32 to;
+
+		table = bpf_map_lookup_elem(&cuts, &generation);
+		if (!table)
+			return 1;
+		to = cut_branch(table, br, leaves(v)[br->field & 31]);
+		if (to == WFP_INCONSISTENT)
+			return 1;
+		wait_for(v, to);
+	}
+	return 0;
+}
+
+/*
+ * Searches for the first match of each of some sublayers and arbitrates between
+ * those. Returns a verdict.
+ */
+__noinline __u64 wfp_search(struct wfp_values *v, __u32 base)
+{
+	struct wfp_search s = { .v = v };
+	__u64 verdict = 0;
+
+	if (!v)
+		return 0;
+	v->found = 0;
+	v->base = base;
+	v->failed = 0;
+	for (int i = 0; i < WFP_SPAN; i++)
+		best(v)[i] = WFP_KEY_NONE;
+	bpf_loop(WFP_MAX_BRANCHES, visit, &s, 0);
+	if (!v->found)
+		return WFP_VERDICT_ERROR;
+	for (int i = 0; i < WFP_SPAN; i++) {
+		__u32 key = best(v)[i];
+
+		if (key == WFP_KEY_NONE)
+			continue;
+		verdict = (key & ((1U << WFP_KEY_SUBLAYER) - 1)) >> WFP_KEY_PLACE;
+		verdict |= key & WFP_KEY_BLOCK ? WFP_VERDICT_BLOCK : WFP_VERDICT_PERMIT;
+		if (key & WFP_KEY_HARD)
+			break;
+		verdict |= WFP_VERDICT_SOFT;
+	}
+	return verdict;
+}
+
+/* Makes the branches to search wait again, for another search. Returns 0 where
+ * the tables are inconsistent. */
+__noinline __u32 wfp_seed(struct wfp_values *v)
+{
 	struct wfp_layer *l;
-	__u64 mask = ~0ULL;
 	__u32 generation;
+	void *cell_table;
 
 	if (!v)
 		return 0;
 	generation = v->generation;
 	l = find_layer(generation, v->layer);
-	if (!l)
+	cell_table = bpf_map_lookup_elem(&cells, &generation);
+	if (!l || !cell_table)
 		return 0;
-	index = bpf_map_lookup_elem(&directory, &generation);
-	if (!index) {
-		v->end = WFP_END_ERROR;
-		return 1;
-	}
-	v->rows = l->rows;
-	v->pages = l->pages;
-	v->first = l->filters;
-	for (__u32 f = 0; f < WFP_MAX_FIELDS; f++) {
-		struct wfp_field *field = &l->field[f];
-		__u32 row = field->row;
-		__u64 leaf;
+	v->waiting = 0;
+	wait_for(v, l->root);
+	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
+		__u32 at, *cell;
 
-		if (f >= l->fields)
+		if (i >= l->fields)
 			break;
-		leaf = field_leaf(v, field, index);
-		if (leaf == ~0ULL || row >= WFP_MAX_FIELDS) {
-			v->end = WFP_END_ERROR;
-			return 1;
-		}
-		if (field->flags & WFP_FIELD_FIRST)
-			rows(v)[row] = leaf;
-		else
-			rows(v)[row] += leaf;
-	}
-	head_table = v->pages > 1 ? bpf_map_lookup_elem(&heads, &generation) : NULL;
-	for (__u32 r = 0; r < WFP_MAX_FIELDS; r++) {
-		struct wfp_head *head;
-		__u32 at, *entry;
-
-		if (r >= l->rows)
-			break;
-		if (l->row[r].shared) {
-			at = l->row[r].base + rows(v)[r];
-			entry = bpf_map_lookup_elem(index, &at);
-			if (!entry) {
-				v->end = WFP_END_ERROR;
-				return 1;
-			}
-			rows(v)[r] = *entry;
-		}
-		if (v->pages == 1)
+		if (!(l->field[i].flags & WFP_FIELD_HEADS))
 			continue;
-		at = rows(v)[r]; /* 6.1 takes no key from the caller's memory */
-		head = head_table ? bpf_map_lookup_elem(head_table, &at) : NULL;
-		if (!head) {
-			v->end = WFP_END_ERROR;
-			return 1;
-		}
-		mask &= head->mask;
-		rows(v)[r] = head->directory;
-	}
-	return v->pages == 1 ? 1 : mask;
-}
-
-/* A row's page. */
-static __always_inline struct wfp_page *row_page(struct wfp_values *v, void *table, void *index,
-						 __u32 row, __u32 page)
-{
-	__u32 at = rows(v)[row];
-
-	if (v->pages > 1) {
-		__u32 *entry;
-
-		at += page;
-		entry = bpf_map_lookup_elem(index, &at);
-		if (!entry)
-			return NULL;
-		at = *entry;
-	}
-	return bpf_map_lookup_elem(table, &at);
-}
-
-static const __u8 bit_of[64] = {
-	0,  1,  2,  53, 3,  7,  54, 27, 4,  38, 41, 8,  34, 55, 48, 28,
-	62, 5,  39, 46, 44, 42, 22, 9,  24, 35, 59, 56, 49, 18, 29, 11,
-	63, 52, 6,  26, 37, 40, 33, 47, 61, 45, 43, 21, 23, 58, 17, 10,
-	51, 25, 36, 32, 60, 20, 57, 16, 50, 31, 19, 15, 30, 14, 13, 12,
-};
-
-/* The lowest set bit, by a de Bruijn sequence: BPF has no such instruction. */
-static __always_inline __u32 lowest_bit(__u64 bits)
-{
-	return bit_of[((bits & -bits) * 0x022fdd63cc95386dULL) >> 58];
-}
-
-/* The best match of the sublayer at hand becomes its result. Returns 1 where
- * that ends the arbitration: no static filter can change a hard action. */
-static __always_inline int end_sublayer(struct wfp_values *v)
-{
-	if (v->rank == ~0U)
-		return 0;
-	v->rank = ~0U;
-	v->verdict = v->best;
-	return !(v->verdict & WFP_VERDICT_SOFT);
-}
-
-/*
- * Takes note of the first match in a word, which is the group's first. Returns
- * the words of the page that are of interest after it: groups start at words,
- * so that is where the next one starts.
- */
-__noinline __u64 wfp_note(struct wfp_values *v, __u32 position, __u32 page)
-{
-	struct wfp_filter *filter;
-	__u32 generation, at, next;
-	void *table;
-
-	if (!v)
-		return 0;
-	generation = v->generation;
-	at = v->first + position;
-	table = bpf_map_lookup_elem(&filters, &generation);
-	filter = table ? bpf_map_lookup_elem(table, &at) : NULL;
-	if (!filter) {
-		v->end = WFP_END_ERROR;
-		return 0;
-	}
-	if (filter->sublayer != v->sublayer) {
-		if (end_sublayer(v)) {
-			v->end = WFP_END_DECIDED;
+		at = l->field[i].heads + leaves(v)[i];
+		cell = bpf_map_lookup_elem(cell_table, &at);
+		if (!cell)
 			return 0;
-		}
-		v->sublayer = filter->sublayer;
+		wait_for(v, *cell);
 	}
-	if (filter->rank < v->rank) {
-		v->rank = filter->rank;
-		v->best = at | (filter->action == WFP_ACTION_BLOCK ? WFP_VERDICT_BLOCK :
-								     WFP_VERDICT_PERMIT);
-		if (!filter->hard)
-			v->best |= WFP_VERDICT_SOFT;
-	}
-	v->from = next = filter->next;
-	return next / WFP_PAGE_BITS == page ? ~0ULL << (next / 64 % WFP_PAGE_WORDS) : 0;
-}
-
-/* The AND of one word over the rows past the bank. */
-__noinline __u64 wfp_further_rows(struct wfp_values *v, __u32 page, __u32 word)
-{
-	void *table, *index;
-	__u64 bits = ~0ULL;
-	__u32 generation;
-
-	if (!v)
-		return 0;
-	generation = v->generation;
-	table = bpf_map_lookup_elem(&pages, &generation);
-	index = bpf_map_lookup_elem(&directory, &generation);
-	if (!table || !index) {
-		v->end = WFP_END_ERROR;
-		return 0;
-	}
-	for (__u32 r = WFP_BANK; r < WFP_MAX_FIELDS; r++) {
-		struct wfp_page *p;
-
-		if (r >= v->rows || !bits)
-			break;
-		p = row_page(v, table, index, r, page);
-		/* checked here, in this register: 6.1 forgets it on the stack */
-		asm volatile("" : "+r"(word));
-		if (!p || word > WFP_PAGE_WORDS) {
-			v->end = WFP_END_ERROR;
-			return 0;
-		}
-		bits &= p->word[word];
-	}
-	return bits;
-}
-
-/*
- * Reads one page of the rows: the AND word by word. The pages of the first rows
- * are held in registers; with fewer rows the first stands in for the others,
- * which changes no AND.
- */
-__noinline int wfp_read_page(struct wfp_values *v, __u32 page)
-{
-	struct wfp_page *p0, *p1, *p2, *p3, *p4, *p5;
-	__u32 generation, word, further;
-	void *table, *index;
-	__u64 words, bits;
-
-	if (!v)
-		return 0;
-	generation = v->generation;
-	table = bpf_map_lookup_elem(&pages, &generation);
-	index = bpf_map_lookup_elem(&directory, &generation);
-	if (!table || !index)
-		goto inconsistent;
-#define WFP_ROW(p, n) \
-	p = v->rows > n ? row_page(v, table, index, n, page) : p0; \
-	if (!p)                                                    \
-		goto inconsistent
-	p0 = row_page(v, table, index, 0, page);
-	if (!p0)
-		goto inconsistent;
-	WFP_ROW(p1, 1);
-	WFP_ROW(p2, 2);
-	WFP_ROW(p3, 3);
-	WFP_ROW(p4, 4);
-	WFP_ROW(p5, 5);
-#undef WFP_ROW
-#define WFP_AND(n) \
-	(p0->word[n] & p1->word[n] & p2->word[n] & p3->word[n] & p4->word[n] & p5->word[n])
-	further = v->rows > WFP_BANK;
-	words = WFP_AND(WFP_PAGE_WORDS);
-	if (v->from > page * WFP_PAGE_BITS)
-		words &= v->from / WFP_PAGE_BITS == page ?
-			~0ULL << (v->from / 64 % WFP_PAGE_WORDS) : 0;
-	if (further)
-		words &= wfp_further_rows(v, page, WFP_PAGE_WORDS);
-	for (int i = 0; i < WFP_PAGE_WORDS; i++) {
-		if (!words)
-			break;
-		word = lowest_bit(words);
-		asm volatile("" : "+r"(word)); /* keeps the bound below in this register */
-		word &= WFP_PAGE_WORDS - 1;
-		bits = WFP_AND(word);
-		if (further && bits)
-			bits &= wfp_further_rows(v, page, word);
-		words &= words - 1;
-		if (bits)
-			words &= wfp_note(v, (page * WFP_PAGE_WORDS + word) * 64 + lowest_bit(bits),
-					  page);
-	}
-#undef WFP_AND
-	return 0;
-inconsistent:
-	v->end = WFP_END_ERROR;
-	return 0;
+	return 1;
 }
 
 /*
@@ -438,26 +490,29 @@ inconsistent:
  */
 static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 {
-	v->end = WFP_END_NOT;
-	/* all input is used by then: the pages to read take the place of present */
-	v->present = wfp_enter(v);
-	v->verdict = 0;
-	v->from = 0;
-	v->rank = ~0U;
-	v->sublayer = ~0U;
-	for (int i = 0; i < WFP_MAX_PAGES; i++) {
-		if (!v->present || v->end)
+	__u32 sublayers = wfp_wide(v) ? wfp_enter(v) : WFP_INCONSISTENT;
+	__u64 verdict = 0;
+
+	if (sublayers == WFP_INCONSISTENT)
+		verdict = WFP_VERDICT_ERROR;
+	/* one search, but for a layer with more sublayers than it can judge */
+	for (__u32 base = 0; base < WFP_MAX_SUBLAYERS; base += WFP_SPAN) {
+		__u64 found;
+
+		if (base >= sublayers || verdict & WFP_VERDICT_ERROR)
 			break;
-		wfp_read_page(v, lowest_bit(v->present));
-		v->present &= v->present - 1;
+		found = !base || wfp_seed(v) ? wfp_search(v, base) : WFP_VERDICT_ERROR;
+		if (!found)
+			continue;
+		verdict = found;
+		if (!(verdict & WFP_VERDICT_SOFT))
+			break;
 	}
-	if (v->end == WFP_END_ERROR) {
+	if (verdict & WFP_VERDICT_ERROR) {
 		/* never guessed: what cannot be judged is blocked, counted and shown */
 		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
 	}
-	if (v->end == WFP_END_NOT)
-		end_sublayer(v);
-	return v->verdict;
+	return verdict ? verdict + v->present : 0;
 }
 
 static __always_inline struct wfp_filter *deciding_filter(__u32 generation, __u64 verdict)

@@ -58,17 +58,15 @@ struct {
 		__array(values, struct name##_inner);                   \
 	} name SEC(".maps")
 
-/* node -> where each next byte leads. Written by the loader. */
-WFP_TABLE(nodes, struct wfp_node);
+/* cell -> leaf, cell of the next table, class, or branch. Written by the loader. */
+WFP_TABLE(cells, __u32);
 /* bucket -> where a few ranges lead. Written by the loader. */
 WFP_TABLE(buckets, struct wfp_bucket);
-/* row -> its pages, where rows have several. Written by the loader. */
-WFP_TABLE(heads, struct wfp_head);
-/* page -> 4,096 filter bits; equal pages exist once. Written by the loader. */
-WFP_TABLE(pages, struct wfp_page);
-/* entry -> page of a row, row of several fields, or leaf (DIRECT). Loader. */
-WFP_TABLE(directory, __u32);
-/* record -> filter, layer after layer, in row order. Written by the loader. */
+/* branch -> filters to look at, and where to go on. Written by the loader. */
+WFP_TABLE(branches, struct wfp_branch);
+/* cut -> branch from a leaf on. Written by the loader. */
+WFP_TABLE(cuts, struct wfp_cut);
+/* record -> filter, layer after layer, in evaluation order. Written by the loader. */
 WFP_TABLE(filters, struct wfp_filter);
 /* record -> decisions of that filter. Written by the programs. */
 WFP_TABLE(hits, __u64);
@@ -151,10 +149,9 @@ struct {
 /* clang keeps a type whole only where something but a map's definition names
  * it; these are the types that Go reads or writes. */
 const struct wfp_event *layout_event __attribute__((unused));
-const struct wfp_node *layout_node __attribute__((unused));
 const struct wfp_bucket *layout_bucket __attribute__((unused));
-const struct wfp_head *layout_head __attribute__((unused));
-const struct wfp_page *layout_page __attribute__((unused));
+const struct wfp_branch *layout_branch __attribute__((unused));
+const struct wfp_cut *layout_cut __attribute__((unused));
 const struct wfp_filter *layout_filter __attribute__((unused));
 const struct wfp_link *layout_link __attribute__((unused));
 const struct wfp_principal *layout_principal __attribute__((unused));
@@ -162,6 +159,7 @@ const enum wfp_layer_id *layout_layer_id __attribute__((unused));
 const enum wfp_slot *layout_slot __attribute__((unused));
 const enum wfp_action *layout_action __attribute__((unused));
 const enum wfp_limit *layout_limit __attribute__((unused));
+const enum wfp_candidate_flag *layout_candidate_flag __attribute__((unused));
 const enum wfp_field_flag *layout_field_flag __attribute__((unused));
 const enum wfp_layer_flag *layout_layer_flag __attribute__((unused));
 const enum wfp_principal_kind *layout_principal_kind __attribute__((unused));
@@ -190,5 +188,5 @@ static __always_inline struct wfp_layer *find_layer(__u32 generation, __u32 laye
 	__u32 key = generation * WFP_LAYERS + (layer & (WFP_LAYERS - 1));
 	struct wfp_layer *l = bpf_map_lookup_elem(&layers, &key);
 
-	return l && l->pages ? l : NULL;
+	return l && l->sublayers ? l : NULL;
 }

@@ -9,11 +9,10 @@ type (
 	Verdict    = WFPWfpVerdict
 	Layer      = WFPWfpLayer
 	Field      = WFPWfpField
-	Node       = WFPWfpNode
 	Bucket     = WFPWfpBucket
-	Row        = WFPWfpRow
-	Head       = WFPWfpHead
-	Page       = WFPWfpPage
+	Branch     = WFPWfpBranch
+	Candidate  = WFPWfpCandidate
+	Cut        = WFPWfpCut
 	Filter     = WFPWfpFilter
 	Principal  = WFPWfpPrincipal
 	Generation = WFPWfpGeneration
@@ -32,9 +31,14 @@ const (
 	LayerSlots   = int(WFPWfpLayerIdWFP_LAYERS)
 	MaxFields    = int(WFPWfpLimitWFP_MAX_FIELDS)
 	MaxSubLayers = int(WFPWfpLimitWFP_MAX_SUBLAYERS)
-	MaxPages     = int(WFPWfpLimitWFP_MAX_PAGES)
-	PageWords    = int(WFPWfpLimitWFP_PAGE_WORDS)
-	PageBits     = int(WFPWfpLimitWFP_PAGE_BITS)
+	MaxWide      = int(WFPWfpLimitWFP_MAX_WIDE)
+	Levels       = int(WFPWfpLimitWFP_LEVELS)
+	ClassWords   = int(WFPWfpLimitWFP_CLASS_WORDS)
+	Candidates   = int(WFPWfpLimitWFP_CANDIDATES)
+	Pending      = int(WFPWfpLimitWFP_PENDING)
+	Span         = int(WFPWfpLimitWFP_SPAN)
+	MaxBranches  = int(WFPWfpLimitWFP_MAX_BRANCHES)
+	MaxCuts      = 1 << int(WFPWfpLimitWFP_MAX_CUTS_LOG)
 	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
 	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
 
@@ -45,12 +49,26 @@ const (
 	// SecondFlag marks it as one where the value's second word counts (WFP_SECOND).
 	SecondFlag = uint32(0x20000000)
 
-	BucketBounds = int(WFPWfpLimitWFP_BUCKET_BOUNDS)
-	MaxGroups    = int(WFPWfpLimitWFP_MAX_GROUPS)
-	Bank         = int(WFPWfpLimitWFP_BANK)
+	// NodeCells is the cells of a node (WFP_NODE_CELLS).
+	NodeCells = 256
 
-	FieldDirect = uint8(WFPWfpFieldFlagWFP_FIELD_DIRECT)
-	FieldFirst  = uint8(WFPWfpFieldFlagWFP_FIELD_FIRST)
+	// A candidate's key (WFP_KEY_*): sublayer, place in evaluation order, and two
+	// bits of the action.
+	KeySubLayer = 26
+	KeyPlace    = 2
+	KeyBlock    = uint32(2)
+	KeyHard     = uint32(1)
+	KeyNone     = ^uint32(0)
+	MaxPlaces   = 1 << (KeySubLayer - KeyPlace)
+
+	BucketBounds = int(WFPWfpLimitWFP_BUCKET_BOUNDS)
+
+	CandidateMore  = uint8(WFPWfpCandidateFlagWFP_CANDIDATE_MORE)
+	CandidateTable = uint8(WFPWfpCandidateFlagWFP_CANDIDATE_TABLE)
+
+	FieldClass   = uint8(WFPWfpFieldFlagWFP_FIELD_CLASS)
+	FieldClasses = uint8(WFPWfpFieldFlagWFP_FIELD_CLASSES)
+	FieldHeads   = uint8(WFPWfpFieldFlagWFP_FIELD_HEADS)
 
 	EphemeralUniform = uint32(WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM)
 

@@ -69,7 +69,7 @@ enum wfp_slot {
 	WFP_SLOT_INTERFACE_MAC = 17,
 };
 
-#define WFP_WORDS 13 /* of 64 bits, that hold all slots */
+#define WFP_WORDS 16 /* of 64 bits; 13 hold all slots, the rest is for the search */
 
 /* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
 enum wfp_flag {
@@ -89,16 +89,19 @@ enum wfp_action {
 };
 
 enum wfp_limit {
-	WFP_MAX_FIELDS = 20,     /* fields of one layer that filters test, and rows */
-	WFP_BANK = 6,            /* rows whose pages are held while a page is read */
+	WFP_MAX_FIELDS = 20,     /* fields of one layer that filters test */
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
-	WFP_PAGE_WORDS = 64,
-	WFP_PAGE_BITS = 4096,    /* filters a page */
-	WFP_MAX_PAGES = 32,      /* 131,072 filters a layer */
-	WFP_MAX_GROUPS = 4,      /* groups of a sublayer's filters (see compile) */
 	WFP_BUCKET_BOUNDS = 7,
 	WFP_MAX_DEPTH = 18,      /* nodes on the way to a leaf */
+	WFP_MAX_WIDE = 6,        /* fields of one layer that have more than four bytes */
 	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
+	WFP_LEVELS = 4,          /* tables on the way to a leaf, at most */
+	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
+	WFP_CANDIDATES = 4,      /* of a branch */
+	WFP_PENDING = 8,         /* branches that wait while others are searched */
+	WFP_SPAN = 12,           /* sublayers that one search judges */
+	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
+	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
 };
@@ -106,28 +109,24 @@ enum wfp_limit {
 #define WFP_LEAF 0x80000000U   /* a node's entry is a leaf */
 #define WFP_BUCKET 0x40000000U /* a node's entry is a bucket, not a node */
 #define WFP_SECOND 0x20000000U /* from here on the value's second word counts */
-#define WFP_ENTRY 0x1fffffffU  /* which node or bucket */
+#define WFP_ENTRY 0x1fffffffU  /* which node (its first cell) or bucket */
 
 /*
  * One classification's input, FWPS_INCOMING_VALUES0, and its working memory:
- * BPF has 512 bytes of stack for the whole call chain, so the rows that the
- * values lead to take the values' place as they are read (classify.h).
+ * BPF has 512 bytes of stack for the whole call chain, so what the values lead
+ * to takes their place as they are read (classify.h).
  */
 struct wfp_values {
 	__u32 layer;
 	__u32 generation;
 	__u32 present; /* bit s: slot s has a value; clear: FWP_EMPTY */
-	/* working memory, not input */
-	__u16 rows;
-	__u16 end; /* enum wfp_end */
-	__u32 pages; /* of a row */
-	__u32 first; /* the layer's first filter record */
-	__u32 from;  /* first position of interest in the rows */
-	__u32 sublayer; /* at hand */
-	__u32 rank;  /* of its best match so far; ~0: none */
-	__u32 pad;
-	__u64 best;    /* the verdict of that match */
-	__u64 verdict; /* of the sublayers before */
+	/* working memory, not input; here the verifier does not follow what it holds */
+	__u8 waiting; /* how many branches wait */
+	__u8 found;   /* every branch was visited */
+	__u8 base;    /* first sublayer that is judged */
+	__s8 failed;  /* -1: a test of the filter at hand has failed before */
+	__u32 pending[WFP_PENDING]; /* branches that wait */
+	__u64 is[WFP_CLASS_WORDS];  /* a bit a class that the values are of */
 	__u64 word[WFP_WORDS];
 };
 
@@ -150,42 +149,40 @@ struct wfp_verdict {
 };
 
 enum wfp_field_flag {
-	WFP_FIELD_DIRECT = 1, /* the value is an index into the directory */
-	WFP_FIELD_FIRST = 2,  /* the first field of its row */
-};
-
-/* How one tested field of a layer finds its part of a row of filter bits. */
-struct wfp_field {
-	__u8 slot;
-	__u8 word;
-	__u8 shift; /* left, so that the value's bytes that matter come first */
-	__u8 flags; /* enum wfp_field_flag */
-	__u8 row;
-	__u8 pad[3];
-	__u32 root;  /* node, bucket or leaf; DIRECT: first directory entry */
-	__u32 count; /* DIRECT: number of values */
-	__u32 empty; /* leaf of a field without a value */
+	WFP_FIELD_CLASS = 1,   /* the leaf is a class, and nothing compares it */
+	WFP_FIELD_CLASSES = 2, /* cells say of which class a leaf is */
+	WFP_FIELD_HEADS = 4,   /* cells say which branch a leaf leads to */
 };
 
 /*
- * A row of filter bits is chosen by the leaf of one field, or by the sum of the
- * leaves of several, which is an index into the directory.
+ * How one tested field of a layer finds its leaf: the number of the stretch of
+ * values, between which no filter tells a difference. Leaf 0 is no value.
  */
-struct wfp_row {
-	__u32 base; /* of several fields: their first directory entry */
-	__u32 shared; /* 1: of several fields */
+struct wfp_field {
+	__u8 slot;
+	__u8 word;
+	__u8 shift;  /* left, so that the value's bytes that matter come first */
+	__u8 levels; /* tables of cells on the way to the leaf; 0: nodes and buckets */
+	__u8 first;  /* bits that choose in the first table; 8 in the others */
+	__u8 flags;  /* enum wfp_field_flag */
+	__u16 pad;
+	__u32 root;  /* first cell; without levels node, bucket or leaf */
+	__u32 empty; /* leaf of a field without a value */
+	__u32 classes; /* CLASSES: cell of leaf 0 */
+	__u32 heads;   /* HEADS: cell of leaf 0 */
 };
 
 /* One layer in one generation. */
 struct wfp_layer {
-	__u32 fields;  /* tested fields */
-	__u32 rows;
-	__u32 pages;   /* pages of a row; 0: the layer has no filters */
-	__u32 filters; /* first record in the filters table */
-	__u32 used;    /* bit s: some filter tests slot s */
-	__u32 flags;   /* enum wfp_layer_flag */
+	__u32 fields;    /* tested fields */
+	__u32 sublayers; /* with filters; 0: the layer has none */
+	__u32 filters;   /* first record in the filters table */
+	__u32 root;      /* branch that every search visits; 0: none */
+	__u32 used;      /* bit s: some filter tests slot s */
+	__u32 flags;     /* enum wfp_layer_flag */
+	__u8 wide[WFP_MAX_WIDE]; /* which fields have no levels */
+	__u16 wides;     /* how many */
 	struct wfp_field field[WFP_MAX_FIELDS];
-	struct wfp_row row[WFP_MAX_FIELDS];
 };
 
 enum wfp_layer_flag {
@@ -194,10 +191,8 @@ enum wfp_layer_flag {
 	WFP_LAYER_EPHEMERAL_UNIFORM = 0x1,
 };
 
-/* A node of the field tries: what the next byte of the value leads to. */
-struct wfp_node {
-	__u32 next[256];
-};
+/* A node is 256 cells: where the next byte of the value leads to. */
+#define WFP_NODE_CELLS 256
 
 /* A bucket: where a few ranges of the rest of the word lead to. next[i] is for
  * values from bound[i-1] on; unused bounds are all ones and lead to the same
@@ -209,32 +204,53 @@ struct wfp_bucket {
 	__u32 pad;
 };
 
-/* A page of a row: 4,096 filters; the last word says which words are not zero. */
-struct wfp_page {
-	__u64 word[WFP_PAGE_WORDS + 1];
-};
-
-/* A row of several pages. */
-struct wfp_head {
-	__u64 mask;      /* pages that are not zero */
-	__u32 directory; /* entry of its first page */
-	__u32 pad;
-};
-
 /*
- * A filter. The filters of a layer stand by sublayer, in evaluation order, and
- * within a large sublayer in groups of filters that test the same field most
- * narrowly, which keeps rows sparse; rank is the evaluation order across groups.
- * A group starts at a word of the rows; positions between groups are unused.
+ * A filter as a search meets it: what is left to test where it stands. Key
+ * orders filters as they are evaluated: sublayer, place, then two bits of the
+ * action. It matches where the values are of no denied class and both leaves lie
+ * within their ranges; what has nothing to compare compares leaf 0 of a field
+ * with all numbers.
  */
+struct wfp_candidate {
+	__u32 key;
+	__u8 field[2]; /* numbers at this layer */
+	__u8 word;     /* of the classes */
+	__u8 flags;    /* enum wfp_candidate_flag */
+	__u64 deny;    /* classes in which it does not match */
+	__u32 low[2];
+	__u32 span[2]; /* the last leaf's distance from low */
+};
+
+enum wfp_candidate_flag {
+	WFP_CANDIDATE_MORE = 1,  /* the next candidate goes on with this filter's tests */
+	WFP_CANDIDATE_TABLE = 2, /* from cell low[0] on, a bit says whether the first leaf will do */
+};
+
+#define WFP_KEY_SUBLAYER 26 /* its lowest bit in a key; 24 bits of place follow */
+#define WFP_KEY_PLACE 2
+#define WFP_KEY_BLOCK 2
+#define WFP_KEY_HARD 1
+#define WFP_KEY_NONE (~0U)  /* no candidate, and later than all */
+
+/* Candidates to look at, then the branch that the leaf of a field leads to, if
+ * the branch has cuts, and the next one. */
+struct wfp_branch {
+	__u32 next;  /* branch; 0: none */
+	__u32 cuts;  /* first of its cuts */
+	__u32 count; /* of cuts; 0: none */
+	__u32 field;
+	struct wfp_candidate candidate[WFP_CANDIDATES];
+};
+
+/* From a leaf on, up to the next cut, a branch leads to another. */
+struct wfp_cut {
+	__u32 from;
+	__u32 branch; /* 0: none */
+};
+
+/* A filter, in evaluation order. */
 struct wfp_filter {
 	__u64 id;
-	__u32 next; /* first position of the next group or sublayer */
-	__u32 rank; /* in the sublayer */
-	__u16 sublayer; /* number at this layer */
-	__u16 action; /* WFP_ACTION_PERMIT or WFP_ACTION_BLOCK */
-	__u8 hard;    /* the action clears the write right */
-	__u8 pad[3];
 };
 
 /* Who a number of the identity slots belongs to. */

@@ -21,6 +21,15 @@ const (
 	WFPWfpActionWFP_ACTION_NONE_NO_MATCH WFPWfpAction = 8
 )
 
+type WFPWfpBranch struct {
+	_         structs.HostLayout
+	Next      uint32
+	Cuts      uint32
+	Count     uint32
+	Field     uint32
+	Candidate [4]WFPWfpCandidate
+}
+
 type WFPWfpBucket struct {
 	_     structs.HostLayout
 	Bound [7]uint64
@@ -28,6 +37,24 @@ type WFPWfpBucket struct {
 	Shift uint32
 	Pad   uint32
 }
+
+type WFPWfpCandidate struct {
+	_     structs.HostLayout
+	Key   uint32
+	Field [2]uint8
+	Word  uint8
+	Flags uint8
+	Deny  uint64
+	Low   [2]uint32
+	Span  [2]uint32
+}
+
+type WFPWfpCandidateFlag uint32
+
+const (
+	WFPWfpCandidateFlagWFP_CANDIDATE_MORE  WFPWfpCandidateFlag = 1
+	WFPWfpCandidateFlagWFP_CANDIDATE_TABLE WFPWfpCandidateFlag = 2
+)
 
 type WFPWfpCase struct {
 	_       structs.HostLayout
@@ -55,6 +82,12 @@ const (
 	WFPWfpCounterWFP_COUNTERS            WFPWfpCounter = 5
 )
 
+type WFPWfpCut struct {
+	_      structs.HostLayout
+	From   uint32
+	Branch uint32
+}
+
 type WFPWfpEvent struct {
 	_          structs.HostLayout
 	Time       uint64
@@ -76,34 +109,31 @@ type WFPWfpEvent struct {
 }
 
 type WFPWfpField struct {
-	_     structs.HostLayout
-	Slot  uint8
-	Word  uint8
-	Shift uint8
-	Flags uint8
-	Row   uint8
-	Pad   [3]uint8
-	Root  uint32
-	Count uint32
-	Empty uint32
+	_       structs.HostLayout
+	Slot    uint8
+	Word    uint8
+	Shift   uint8
+	Levels  uint8
+	First   uint8
+	Flags   uint8
+	Pad     uint16
+	Root    uint32
+	Empty   uint32
+	Classes uint32
+	Heads   uint32
 }
 
 type WFPWfpFieldFlag uint32
 
 const (
-	WFPWfpFieldFlagWFP_FIELD_DIRECT WFPWfpFieldFlag = 1
-	WFPWfpFieldFlagWFP_FIELD_FIRST  WFPWfpFieldFlag = 2
+	WFPWfpFieldFlagWFP_FIELD_CLASS   WFPWfpFieldFlag = 1
+	WFPWfpFieldFlagWFP_FIELD_CLASSES WFPWfpFieldFlag = 2
+	WFPWfpFieldFlagWFP_FIELD_HEADS   WFPWfpFieldFlag = 4
 )
 
 type WFPWfpFilter struct {
-	_        structs.HostLayout
-	Id       uint64
-	Next     uint32
-	Rank     uint32
-	Sublayer uint16
-	Action   uint16
-	Hard     uint8
-	Pad      [3]uint8
+	_  structs.HostLayout
+	Id uint64
 }
 
 type WFPWfpFlag uint32
@@ -144,13 +174,6 @@ type WFPWfpGeneration struct {
 	HasPackages uint32
 }
 
-type WFPWfpHead struct {
-	_         structs.HostLayout
-	Mask      uint64
-	Directory uint32
-	Pad       uint32
-}
-
 type WFPWfpJudgeRun struct {
 	_          structs.HostLayout
 	Cases      uint32
@@ -158,15 +181,16 @@ type WFPWfpJudgeRun struct {
 }
 
 type WFPWfpLayer struct {
-	_       structs.HostLayout
-	Fields  uint32
-	Rows    uint32
-	Pages   uint32
-	Filters uint32
-	Used    uint32
-	Flags   uint32
-	Field   [20]WFPWfpField
-	Row     [20]WFPWfpRow
+	_         structs.HostLayout
+	Fields    uint32
+	Sublayers uint32
+	Filters   uint32
+	Root      uint32
+	Used      uint32
+	Flags     uint32
+	Wide      [6]uint8
+	Wides     uint16
+	Field     [20]WFPWfpField
 }
 
 type WFPWfpLayerFlag uint32
@@ -198,15 +222,18 @@ type WFPWfpLimit uint32
 
 const (
 	WFPWfpLimitWFP_MAX_FIELDS    WFPWfpLimit = 20
-	WFPWfpLimitWFP_BANK          WFPWfpLimit = 6
 	WFPWfpLimitWFP_MAX_SUBLAYERS WFPWfpLimit = 64
-	WFPWfpLimitWFP_PAGE_WORDS    WFPWfpLimit = 64
-	WFPWfpLimitWFP_PAGE_BITS     WFPWfpLimit = 4096
-	WFPWfpLimitWFP_MAX_PAGES     WFPWfpLimit = 32
-	WFPWfpLimitWFP_MAX_GROUPS    WFPWfpLimit = 4
 	WFPWfpLimitWFP_BUCKET_BOUNDS WFPWfpLimit = 7
 	WFPWfpLimitWFP_MAX_DEPTH     WFPWfpLimit = 18
+	WFPWfpLimitWFP_MAX_WIDE      WFPWfpLimit = 6
 	WFPWfpLimitWFP_MAX_WIDTH     WFPWfpLimit = 16
+	WFPWfpLimitWFP_LEVELS        WFPWfpLimit = 4
+	WFPWfpLimitWFP_CLASS_WORDS   WFPWfpLimit = 4
+	WFPWfpLimitWFP_CANDIDATES    WFPWfpLimit = 4
+	WFPWfpLimitWFP_PENDING       WFPWfpLimit = 8
+	WFPWfpLimitWFP_SPAN          WFPWfpLimit = 12
+	WFPWfpLimitWFP_MAX_CUTS_LOG  WFPWfpLimit = 20
+	WFPWfpLimitWFP_MAX_BRANCHES  WFPWfpLimit = 1048576
 	WFPWfpLimitWFP_CGROUP_LEVELS WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES   WFPWfpLimit = 1024
 )
@@ -228,16 +255,6 @@ const (
 	WFPWfpLinkFlagWFP_LINK_LOOPBACK WFPWfpLinkFlag = 1
 	WFPWfpLinkFlagWFP_LINK_ETHERNET WFPWfpLinkFlag = 2
 )
-
-type WFPWfpNode struct {
-	_    structs.HostLayout
-	Next [256]uint32
-}
-
-type WFPWfpPage struct {
-	_    structs.HostLayout
-	Word [65]uint64
-}
 
 type WFPWfpPrincipal struct {
 	_    structs.HostLayout
@@ -268,12 +285,6 @@ type WFPWfpRouteKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      [16]uint8
-}
-
-type WFPWfpRow struct {
-	_      structs.HostLayout
-	Base   uint32
-	Shared uint32
 }
 
 type WFPWfpSlot uint32
@@ -328,17 +339,13 @@ type WFPWfpValues struct {
 	Layer      uint32
 	Generation uint32
 	Present    uint32
-	Rows       uint16
-	End        uint16
-	Pages      uint32
-	First      uint32
-	From       uint32
-	Sublayer   uint32
-	Rank       uint32
-	Pad        uint32
-	Best       uint64
-	Verdict    uint64
-	Word       [13]uint64
+	Waiting    uint8
+	Found      uint8
+	Base       uint8
+	Failed     int8
+	Pending    [8]uint32
+	Is         [4]uint64
+	Word       [16]uint64
 }
 
 type WFPWfpVerdict struct {
@@ -355,22 +362,21 @@ type WFPWfpVerdict struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	WFPMapActive              = "active"
+	WFPMapBranches            = "branches"
 	WFPMapBuckets             = "buckets"
 	WFPMapCases               = "cases"
+	WFPMapCells               = "cells"
 	WFPMapConfig              = "config"
 	WFPMapCounters            = "counters"
-	WFPMapDirectory           = "directory"
+	WFPMapCuts                = "cuts"
 	WFPMapEvents              = "events"
 	WFPMapFilters             = "filters"
 	WFPMapFlows               = "flows"
 	WFPMapGenerations         = "generations"
-	WFPMapHeads               = "heads"
 	WFPMapHits                = "hits"
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
 	WFPMapMptcpOwners         = "mptcp_owners"
-	WFPMapNodes               = "nodes"
-	WFPMapPages               = "pages"
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
@@ -393,20 +399,20 @@ const (
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpXdp             = "wfp_xdp"
 	WFPVarLayoutAction        = "layout_action"
+	WFPVarLayoutBranch        = "layout_branch"
 	WFPVarLayoutBucket        = "layout_bucket"
+	WFPVarLayoutCandidateFlag = "layout_candidate_flag"
 	WFPVarLayoutCounter       = "layout_counter"
+	WFPVarLayoutCut           = "layout_cut"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
 	WFPVarLayoutFlag          = "layout_flag"
-	WFPVarLayoutHead          = "layout_head"
 	WFPVarLayoutLayerFlag     = "layout_layer_flag"
 	WFPVarLayoutLayerId       = "layout_layer_id"
 	WFPVarLayoutLimit         = "layout_limit"
 	WFPVarLayoutLink          = "layout_link"
 	WFPVarLayoutLinkFlag      = "layout_link_flag"
-	WFPVarLayoutNode          = "layout_node"
-	WFPVarLayoutPage          = "layout_page"
 	WFPVarLayoutPrincipal     = "layout_principal"
 	WFPVarLayoutPrincipalKind = "layout_principal_kind"
 	WFPVarLayoutSlot          = "layout_slot"
@@ -479,22 +485,21 @@ type WFPProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPMapSpecs struct {
 	Active      *ebpf.MapSpec `ebpf:"active"`
+	Branches    *ebpf.MapSpec `ebpf:"branches"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Cases       *ebpf.MapSpec `ebpf:"cases"`
+	Cells       *ebpf.MapSpec `ebpf:"cells"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Directory   *ebpf.MapSpec `ebpf:"directory"`
+	Cuts        *ebpf.MapSpec `ebpf:"cuts"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	Generations *ebpf.MapSpec `ebpf:"generations"`
-	Heads       *ebpf.MapSpec `ebpf:"heads"`
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
-	Nodes       *ebpf.MapSpec `ebpf:"nodes"`
-	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
@@ -505,20 +510,20 @@ type WFPMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
 	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
+	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
 	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
-	LayoutHead          *ebpf.VariableSpec `ebpf:"layout_head"`
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
-	LayoutNode          *ebpf.VariableSpec `ebpf:"layout_node"`
-	LayoutPage          *ebpf.VariableSpec `ebpf:"layout_page"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
@@ -545,22 +550,21 @@ func (o *WFPObjects) Close() error {
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPMaps struct {
 	Active      *ebpf.Map `ebpf:"active"`
+	Branches    *ebpf.Map `ebpf:"branches"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Cases       *ebpf.Map `ebpf:"cases"`
+	Cells       *ebpf.Map `ebpf:"cells"`
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
-	Directory   *ebpf.Map `ebpf:"directory"`
+	Cuts        *ebpf.Map `ebpf:"cuts"`
 	Events      *ebpf.Map `ebpf:"events"`
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	Generations *ebpf.Map `ebpf:"generations"`
-	Heads       *ebpf.Map `ebpf:"heads"`
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
-	Nodes       *ebpf.Map `ebpf:"nodes"`
-	Pages       *ebpf.Map `ebpf:"pages"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
@@ -569,22 +573,21 @@ type WFPMaps struct {
 func (m *WFPMaps) Close() error {
 	return _WFPClose(
 		m.Active,
+		m.Branches,
 		m.Buckets,
 		m.Cases,
+		m.Cells,
 		m.Config,
 		m.Counters,
-		m.Directory,
+		m.Cuts,
 		m.Events,
 		m.Filters,
 		m.Flows,
 		m.Generations,
-		m.Heads,
 		m.Hits,
 		m.Layers,
 		m.Links,
 		m.MptcpOwners,
-		m.Nodes,
-		m.Pages,
 		m.Principals,
 		m.Routes,
 		m.Sockets,
@@ -596,20 +599,20 @@ func (m *WFPMaps) Close() error {
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
+	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
 	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
+	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
 	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
-	LayoutHead          *ebpf.Variable `ebpf:"layout_head"`
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
-	LayoutNode          *ebpf.Variable `ebpf:"layout_node"`
-	LayoutPage          *ebpf.Variable `ebpf:"layout_page"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`

@@ -16,34 +16,28 @@ import (
 
 // Limits of a policy. Exceeding one is ErrLimit and changes nothing.
 const (
-	// MaxFiltersPerLayer counts positions of rows: a sublayer's filters start at
-	// a multiple of 64.
-	MaxFiltersPerLayer   = bpf.MaxPages * bpf.PageBits // 131,072
-	MaxSubLayersPerLayer = bpf.MaxSubLayers            // 64
-	MaxTokens            = 1 << 20                     // uids x gids x services that a policy names
+	MaxFiltersPerLayer   = 1 << 17
+	MaxSubLayersPerLayer = bpf.MaxSubLayers // 64
+	MaxTokens            = 1 << 20          // uids x gids x services that a policy names
 	// MaxNodesPerField bounds what flag conditions of one layer on one field may
 	// distinguish: many different masks can need a power of two of nodes.
 	MaxNodesPerField = 1 << 14
-	// MaxNodes bounds the tables of a policy; a node takes 1 KiB.
-	MaxNodes = 1 << 20
+	// MaxCells bounds the tables of a policy; a cell takes 4 bytes.
+	MaxCells = 1 << 26
 )
 
 // tables is a compiled policy: what the maps of one generation hold.
 type tables struct {
 	layers     map[layermap.LayerID]*bpf.Layer
-	nodes      []bpf.Node
+	cells      []uint32
 	buckets    []bpf.Bucket
-	heads      []bpf.Head
-	pages      []bpf.Page
-	directory  []uint32
+	branches   []bpf.Branch // the first is none
+	cuts       []bpf.Cut
 	filters    []bpf.Filter
-	records    []*filter.Filter // behind each of filters; nil for a position not used
+	records    []*filter.Filter // behind each of filters
 	counts     map[layermap.LayerID]int
 	generation bpf.Generation
 	numbers    *numbers
-
-	pageIDs map[bpf.Page]uint32
-	headIDs map[string]uint32
 }
 
 // portRange is net.ipv4.ip_local_port_range.
@@ -52,10 +46,10 @@ type portRange struct{ low, high uint16 }
 // compile makes the tables of a policy.
 func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
 	t := &tables{
-		layers:  map[layermap.LayerID]*bpf.Layer{},
-		counts:  map[layermap.LayerID]int{},
-		pageIDs: map[bpf.Page]uint32{},
-		headIDs: map[string]uint32{},
+		layers:   map[layermap.LayerID]*bpf.Layer{},
+		counts:   map[layermap.LayerID]int{},
+		cells:    make([]uint32, 1), // none is cell 0
+		branches: make([]bpf.Branch, 1),
 	}
 	var err error
 	if t.numbers, err = numberIdentities(p); err != nil {
@@ -79,9 +73,8 @@ type compiled struct {
 	block    bool
 	hard     bool
 	subLayer int
-	rank     int   // in the sublayer
-	position int32 // in the rows
 	asks     []ask // what it asks of the fields that the kernel fills
+	wants    []want
 }
 
 // ask is a filter's conditions on one field of the layer.
@@ -90,30 +83,17 @@ type ask struct {
 	conds []filter.Condition
 }
 
-func (c *compiled) asksOf(field int) []filter.Condition {
-	for i := range c.asks {
-		if c.asks[i].field == field {
-			return c.asks[i].conds
-		}
-	}
-	return nil
-}
+// want is an ask in terms of the layer's tested fields.
+type want struct{ field, group int32 }
 
 // tested is a field that some filter of the layer tests.
 type tested struct {
-	index   int // FWPS index
-	field   layermap.Field
-	src     layermap.Source
-	groups  [][]filter.Condition // the distinct things asked
-	by      [][]int32            // by group: the filters that ask it
-	free    []int32              // the filters that ask nothing
-	classes classes
-	empty   uint32   // class of a field without a value
-	direct  []uint32 // classes by number, of a field that holds numbers
-	root    uint32   // until laid out: leaves hold classes
-	skip    int
-
-	nodes, buckets [2]int // what the field has of the tables
+	index  int // FWPS index
+	field  layermap.Field
+	src    layermap.Source
+	groups [][]filter.Condition // the distinct things asked
+	leafing
+	classing
 }
 
 func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral portRange) error {
@@ -124,31 +104,48 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 	if n := list[len(list)-1].subLayer + 1; n > MaxSubLayersPerLayer {
 		return fmt.Errorf("%w: %d sublayers with filters at %v, at most %d", ErrLimit, n, l.ID, MaxSubLayersPerLayer)
 	}
+	if len(list) > MaxFiltersPerLayer {
+		return fmt.Errorf("%w: %d filters at %v, at most %d", ErrLimit, len(list), l.ID, MaxFiltersPerLayer)
+	}
 	fields := testedFields(l, list)
 	if len(fields) > bpf.MaxFields {
 		return fmt.Errorf("%w: %d fields are tested at %v, at most %d", ErrLimit, len(fields), l.ID, bpf.MaxFields)
 	}
-	positions := t.place(list, fields)
-	if positions > MaxFiltersPerLayer {
-		return fmt.Errorf("%w: %d filters at %v need %d places, at most %d", ErrLimit, len(list), l.ID, positions, MaxFiltersPerLayer)
-	}
 	layer := &bpf.Layer{
-		Pages:   uint32((positions + bpf.PageBits - 1) / bpf.PageBits),
-		Filters: uint32(len(t.filters)),
-		Fields:  uint32(len(fields)),
+		Fields:    uint32(len(fields)),
+		Sublayers: uint32(list[len(list)-1].subLayer + 1),
+		Filters:   uint32(len(t.filters)),
 	}
 	t.counts[l.ID] = len(list)
-	t.addFilters(list, positions)
+	for i := range list {
+		t.filters = append(t.filters, bpf.Filter{Id: uint64(list[i].filter.ID)})
+		t.records = append(t.records, list[i].filter)
+	}
 	for _, f := range fields {
 		layer.Used |= 1 << f.src.Slot
-		if err := t.classify(l, f); err != nil {
+		if err := t.number(l, f); err != nil {
 			return err
 		}
-		if f.field.Key == "IP_LOCAL_PORT" && t.uniform(f, ephemeral) {
+		if f.field.Key == "IP_LOCAL_PORT" && f.uniform(ephemeral) {
 			layer.Flags |= bpf.EphemeralUniform
 		}
 	}
-	t.layRows(layer, fields, list)
+	assignClasses(fields)
+	search := newSearch(t, fields, list)
+	layer.Root = search.build()
+	if search.err != nil {
+		return fmt.Errorf("%v: %w", l.ID, search.err)
+	}
+	for i, f := range fields {
+		layer.Field[i] = t.layField(f, search.heads[i])
+		if layer.Field[i].Levels == 0 {
+			layer.Wide[layer.Wides] = uint8(i) // no layer has more such fields than there is room for
+			layer.Wides++
+		}
+	}
+	if len(t.cells) > MaxCells || len(t.branches) > bpf.MaxBranches {
+		return fmt.Errorf("%w: the filters at %v need too large tables; use fewer filters with wide ranges that overlap", ErrLimit, l.ID)
+	}
 	t.layers[l.ID] = layer
 	return nil
 }
@@ -164,7 +161,7 @@ func effective(s *filter.Store, l *layermap.Layer) ([]compiled, error) {
 		sources[i] = l.Source(f.Key)
 	}
 	var last filter.GUID
-	subLayer, rank := -1, 0
+	subLayer := -1
 	for _, f := range all {
 		c := compiled{filter: f}
 		switch f.Action {
@@ -189,11 +186,10 @@ func effective(s *filter.Store, l *layermap.Layer) ([]compiled, error) {
 			continue
 		}
 		if key := subLayerKey(f); subLayer < 0 || key != last {
-			last, rank = key, 0
+			last = key
 			subLayer++
 		}
-		c.subLayer, c.rank = subLayer, rank
-		rank++
+		c.subLayer = subLayer
 		list = append(list, c)
 	}
 	return list, nil
@@ -245,48 +241,45 @@ func holds(conds []filter.Condition, v filter.Value) bool {
 }
 
 // testedFields collects the fields that some filter tests, in the order of the
-// words that they stand in, which the BPF programs rely on. Where no filter
-// tests any, one field stands in, since every layer needs a row.
+// words that they stand in, which the BPF programs rely on, and says in their
+// terms what each filter wants.
 func testedFields(l *layermap.Layer, list []compiled) []*tested {
 	byField := make([]*tested, len(l.Fields))
-	seen := make([]map[string]int, len(l.Fields))
+	seen := make([]map[string]int32, len(l.Fields))
+	var fields []*tested
 	var id []byte
 	for i := range list {
-		for _, a := range list[i].asks {
+		c := &list[i]
+		c.wants = make([]want, len(c.asks))
+		for n, a := range c.asks {
 			f := byField[a.field]
 			if f == nil {
 				f = &tested{index: a.field, field: l.Fields[a.field], src: l.Source(l.Fields[a.field].Key)}
-				byField[a.field], seen[a.field] = f, map[string]int{}
+				byField[a.field], seen[a.field] = f, map[string]int32{}
+				fields = append(fields, f)
 			}
 			id = conditionsKey(id[:0], a.conds)
 			g, ok := seen[a.field][string(id)]
 			if !ok {
-				g = len(f.groups)
+				g = int32(len(f.groups))
 				seen[a.field][string(id)] = g
 				f.groups = append(f.groups, a.conds)
-				f.by = append(f.by, nil)
 			}
-			f.by[g] = append(f.by[g], int32(i))
+			c.wants[n] = want{int32(a.field), g}
 		}
 	}
-	var fields []*tested
-	for _, f := range byField {
-		if f != nil {
-			fields = append(fields, f)
+	slices.SortFunc(fields, func(a, b *tested) int {
+		return cmp.Or(cmp.Compare(a.src.Slot, b.src.Slot), cmp.Compare(a.index, b.index))
+	})
+	number := make([]int32, len(l.Fields))
+	for i, f := range fields {
+		number[f.index] = int32(i)
+	}
+	for i := range list {
+		for n := range list[i].wants {
+			list[i].wants[n].field = number[list[i].wants[n].field]
 		}
 	}
-	if len(fields) == 0 {
-		i := slices.IndexFunc(l.Fields, func(f layermap.Field) bool { return l.Source(f.Key).Kind == layermap.Filled })
-		fields = append(fields, &tested{index: i, field: l.Fields[i], src: l.Source(l.Fields[i].Key)})
-	}
-	for _, f := range fields {
-		for i := range list {
-			if list[i].asksOf(f.index) == nil {
-				f.free = append(f.free, int32(i))
-			}
-		}
-	}
-	slices.SortStableFunc(fields, func(a, b *tested) int { return cmp.Compare(a.src.Slot, b.src.Slot) })
 	return fields
 }
 
@@ -317,158 +310,4 @@ func valueKeyText(b []byte, v *filter.Value) []byte {
 		b = valueKeyText(b, &v.Range.High)
 	}
 	return b
-}
-
-// smallSubLayer is up to how many filters a sublayer is not cut into groups: the
-// words that it takes are read as fast as looked for.
-const smallSubLayer = 128
-
-// place gives each filter its position in the rows. A sublayer starts at a
-// word. A large one is cut into groups, by which of the layer's most varied
-// fields a filter tests: in a group, the rows of that field have few bits, so
-// that the AND of the summaries leads to few words. It returns the number of
-// positions.
-func (t *tables) place(list []compiled, fields []*tested) int {
-	varied := slices.Clone(fields)
-	slices.SortStableFunc(varied, func(a, b *tested) int { return cmp.Compare(len(b.groups), len(a.groups)) })
-	varied = varied[:min(len(varied), bpf.MaxGroups-1)]
-	position := int32(0)
-	for from := 0; from < len(list); {
-		to := from
-		for to < len(list) && list[to].subLayer == list[from].subLayer {
-			to++
-		}
-		groups := [bpf.MaxGroups][]*compiled{}
-		for i := from; i < to; i++ {
-			g := 0
-			if to-from > smallSubLayer {
-				g = slices.IndexFunc(varied, func(f *tested) bool { return list[i].asksOf(f.index) != nil })
-				if g < 0 {
-					g = bpf.MaxGroups - 1
-				}
-			}
-			groups[g] = append(groups[g], &list[i])
-		}
-		for _, g := range groups {
-			for _, c := range g {
-				c.position = position
-				position++
-			}
-			position = (position + 63) &^ 63
-		}
-		from = to
-	}
-	return int(position)
-}
-
-// addFilters appends the records of a layer, one for each position.
-func (t *tables) addFilters(list []compiled, positions int) {
-	first := len(t.filters)
-	t.filters = append(t.filters, make([]bpf.Filter, positions)...)
-	t.records = append(t.records, make([]*filter.Filter, positions)...)
-	for i := range list {
-		c := &list[i]
-		r := bpf.Filter{Id: uint64(c.filter.ID), Rank: uint32(c.rank), Sublayer: uint16(c.subLayer), Action: uint16(filter.ActionPermit)}
-		if c.block {
-			r.Action = uint16(filter.ActionBlock)
-		}
-		if c.hard {
-			r.Hard = 1
-		}
-		t.filters[first+int(c.position)] = r
-		t.records[first+int(c.position)] = c.filter
-	}
-	// a group ends where a gap or another sublayer comes, at a word
-	next := uint32(positions)
-	for i := positions - 1; i >= 0; i-- {
-		if i%64 == 63 && i+1 < positions {
-			here, there := t.records[first+i], t.records[first+i+1]
-			if here == nil || there == nil || t.filters[first+i].Sublayer != t.filters[first+i+1].Sublayer ||
-				t.filters[first+i].Rank > t.filters[first+i+1].Rank {
-				next = uint32(i + 1)
-			}
-		}
-		t.filters[first+i].Next = next
-	}
-}
-
-// classify cuts a field's values into classes and lays what leads to them.
-func (t *tables) classify(l *layermap.Layer, f *tested) error {
-	f.nodes[0], f.buckets[0] = len(t.nodes), len(t.buckets)
-	f.empty = f.classes.class(f.holds(filter.Value{}))
-	if values := t.numbers.values(f.src.Slot); values != nil && l.Family != layermap.AnyFamily {
-		for _, v := range values {
-			f.direct = append(f.direct, f.classes.class(f.holds(v)))
-		}
-		return nil
-	}
-	width, ok := widths[f.field.DataType]
-	if !ok {
-		return fmt.Errorf("%v: %s of type %v cannot be compiled: %w", l.ID, f.field.Key, f.field.DataType, filter.ErrTypeMismatch)
-	}
-	tr := &trie{width: width, nodes: &t.nodes, buckets: &t.buckets, classes: &f.classes}
-	for _, conds := range f.groups {
-		var g group
-		for _, c := range conds {
-			ms, err := members(c, width)
-			if err != nil {
-				return err
-			}
-			g.members = append(g.members, ms...)
-		}
-		tr.groups = append(tr.groups, g)
-	}
-	f.root, f.skip = tr.build()
-	f.nodes[1], f.buckets[1] = len(t.nodes), len(t.buckets)
-	if tr.full {
-		return fmt.Errorf("%w: the conditions on %s at %v tell too many values apart; use fewer different flag masks",
-			ErrLimit, f.field.Key, l.ID)
-	}
-	return nil
-}
-
-// holds is the groups that hold for one value, as the evaluator says.
-func (f *tested) holds(v filter.Value) []int32 {
-	var list []int32
-	for g, conds := range f.groups {
-		if holds(conds, v) {
-			list = append(list, int32(g))
-		}
-	}
-	return list
-}
-
-// uniform reports whether all ephemeral ports are of one class.
-func (t *tables) uniform(f *tested, ephemeral portRange) bool {
-	first := t.walk(f.root, numberKey(uint64(ephemeral.low), 2))
-	for port := int(ephemeral.low) + 1; port <= int(ephemeral.high); port++ {
-		if t.walk(f.root, numberKey(uint64(port), 2)) != first {
-			return false
-		}
-	}
-	return true
-}
-
-// walk is wfp_walk (bpf/classify.h) in Go: the leaf of a value whose bytes stand
-// left-justified in each of two words.
-func (t *tables) walk(at uint32, k key) uint32 {
-	word := binary.BigEndian.Uint64(k[:8])
-	for at&bpf.Leaf == 0 {
-		if at&bpf.SecondFlag != 0 {
-			word = binary.BigEndian.Uint64(k[8:])
-		}
-		entry := at &^ (bpf.SecondFlag | bpf.BucketFlag)
-		if at&bpf.BucketFlag == 0 {
-			at = t.nodes[entry].Next[word>>56]
-			word <<= 8
-			continue
-		}
-		b, n := &t.buckets[entry], 0
-		for n < len(b.Bound) && word >= b.Bound[n] {
-			n++
-		}
-		at = b.Next[n]
-		word <<= b.Shift
-	}
-	return at &^ bpf.Leaf
 }

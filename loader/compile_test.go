@@ -3,7 +3,7 @@
 package loader
 
 import (
-	"encoding/binary"
+	"sort"
 	"testing"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
@@ -12,76 +12,125 @@ import (
 	"github.com/wfpebpf/wfpebpf/tests/random"
 )
 
-// judge is wfp_arbitrate (bpf/classify.h) in Go, position by position.
+// judge is wfp_arbitrate (bpf/classify.h) in Go.
 func (t *tables) judge(c *bpf.Case) Verdict {
 	v := Verdict{Action: filter.ActionNoneNoMatch, Soft: true}
 	l := t.layers[layermap.LayerID(c.Values.Layer)]
 	if l == nil {
 		return v
 	}
-	rows := make([]uint32, l.Rows)
-	for _, f := range l.Field[:l.Fields] {
-		leaf := f.Empty
-		if c.Values.Present&(1<<f.Slot) != 0 {
-			var k key
-			word := c.Values.Word[f.Word] << f.Shift
-			binary.BigEndian.PutUint64(k[:], word)
-			if int(f.Word)+1 < len(c.Values.Word) {
-				binary.BigEndian.PutUint64(k[8:], c.Values.Word[f.Word+1])
-			}
-			if f.Flags&bpf.FieldDirect != 0 {
-				leaf = t.directory[f.Root+uint32(word>>32)]
-			} else {
-				leaf = t.walk(f.Root, k)
-			}
+	var classes classMask
+	leaves := make([]uint32, l.Fields)
+	waiting := []uint32{l.Root}
+	for i := range leaves {
+		f := &l.Field[i]
+		leaf := t.leafOf(f, &c.Values)
+		leaves[i] = leaf
+		if f.Flags&bpf.FieldHeads != 0 {
+			waiting = append(waiting, t.cells[f.Heads+leaf])
 		}
-		rows[f.Row] += leaf
-	}
-	for r := range rows {
-		if l.Row[r].Shared != 0 {
-			rows[r] = t.directory[l.Row[r].Base+rows[r]]
+		if f.Flags&bpf.FieldClasses != 0 {
+			leaf = t.cells[f.Classes+leaf]
+		}
+		if f.Flags&(bpf.FieldClass|bpf.FieldClasses) != 0 {
+			classes[leaf/64] |= 1 << (leaf % 64)
 		}
 	}
-	match := func(i uint32) bool {
-		for _, page := range rows {
-			if l.Pages > 1 {
-				page = t.directory[t.heads[page].Directory+i/uint32(bpf.PageBits)]
-			}
-			in := i % uint32(bpf.PageBits)
-			if t.pages[page].Word[in/64]&(1<<(in%64)) == 0 {
-				return false
-			}
-		}
-		return true
+	best := make([]uint32, bpf.MaxSubLayers)
+	for i := range best {
+		best[i] = bpf.KeyNone
 	}
-	var best *bpf.Filter
-	end := func() bool {
-		if best != nil {
-			v = Verdict{Action: filter.Action(best.Action), Soft: best.Hard == 0, Filter: filter.ID(best.Id)}
-		}
-		best = nil
-		return !v.Soft
-	}
-	sub := uint16(0xffff)
-	for i := uint32(0); int(l.Filters+i) < len(t.filters) && i < l.Pages*uint32(bpf.PageBits); {
-		f := &t.filters[l.Filters+i]
-		if t.records[l.Filters+i] == nil || t.records[l.Filters+i].Layer != layermap.LayerID(c.Values.Layer) || !match(i) {
-			i++
+	failed := false
+	for len(waiting) > 0 {
+		at := waiting[len(waiting)-1]
+		waiting = waiting[:len(waiting)-1]
+		if at == 0 {
 			continue
 		}
-		if f.Sublayer != sub {
-			if end() {
-				return v
+		b := &t.branches[at]
+		for _, c := range b.Candidate {
+			if c.Key == bpf.KeyNone {
+				break
 			}
-			sub = f.Sublayer
+			failed = failed || c.Deny&classes[c.Word] != 0
+			for i, f := range c.Field {
+				failed = failed || leaves[f]-c.Low[i] > c.Span[i]
+			}
+			if leaf := leaves[c.Field[0]]; c.Flags&bpf.CandidateTable != 0 && t.cells[c.Low[0]+leaf/32]>>(leaf%32)&1 == 0 {
+				failed = true
+			}
+			if c.Flags&bpf.CandidateMore != 0 {
+				continue
+			}
+			if sub := c.Key >> bpf.KeySubLayer; !failed {
+				best[sub] = min(best[sub], c.Key)
+			}
+			failed = false
 		}
-		if best == nil || f.Rank < best.Rank {
-			best = f
+		waiting = append(waiting, b.Next)
+		if b.Count > 0 {
+			cuts := t.cuts[b.Cuts : b.Cuts+b.Count]
+			n := sort.Search(len(cuts), func(i int) bool { return cuts[i].From > leaves[b.Field] })
+			waiting = append(waiting, cuts[n-1].Branch)
 		}
-		i = f.Next
+		if len(waiting) > bpf.Pending {
+			panic("more branches wait than the programs have room for")
+		}
 	}
-	end()
+	for _, key := range best {
+		if key == bpf.KeyNone {
+			continue
+		}
+		place := key & (1<<bpf.KeySubLayer - 1) >> bpf.KeyPlace
+		v = Verdict{Action: filter.ActionPermit, Soft: key&bpf.KeyHard == 0, Filter: filter.ID(t.filters[l.Filters+place].Id)}
+		if key&bpf.KeyBlock != 0 {
+			v.Action = filter.ActionBlock
+		}
+		if !v.Soft {
+			break
+		}
+	}
 	return v
+}
+
+// leafOf is field_leaf (bpf/classify.h) in Go.
+func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) uint32 {
+	if v.Present&(1<<f.Slot) == 0 {
+		return f.Empty
+	}
+	word, at := v.Word[f.Word]<<f.Shift, f.Root
+	if f.Levels > 0 {
+		at = 2*at + 1
+		bits := f.First
+		for range f.Levels {
+			entry := at / 2
+			if at&1 != 0 {
+				entry += uint32(word >> (64 - bits))
+			}
+			at = t.cells[entry]
+			word <<= bits
+			bits = 8
+		}
+		return at
+	}
+	for at&bpf.Leaf == 0 {
+		if at&bpf.SecondFlag != 0 {
+			word = v.Word[f.Word+1]
+		}
+		entry := at &^ (bpf.SecondFlag | bpf.BucketFlag)
+		if at&bpf.BucketFlag == 0 {
+			at = t.cells[entry+uint32(word>>56)]
+			word <<= 8
+			continue
+		}
+		b, n := &t.buckets[entry], 0
+		for n < len(b.Bound) && word >= b.Bound[n] {
+			n++
+		}
+		at = b.Next[n]
+		word <<= b.Shift
+	}
+	return at &^ bpf.Leaf
 }
 
 func liveLayers() []layermap.LayerID {
@@ -100,7 +149,7 @@ func TestTablesAgreeWithTheEvaluator(t *testing.T) {
 		g := random.New(seed)
 		size := random.Size{SubLayers: 6, Filters: 80}
 		if seed == 7 {
-			size.Filters = 4500 // rows of two pages
+			size.Filters = 4500
 		}
 		p := g.Policy(size, liveLayers()...)
 		tab, err := compile(p, portRange{32768, 60999})
@@ -111,8 +160,8 @@ func TestTablesAgreeWithTheEvaluator(t *testing.T) {
 			l := layermap.ByID(id)
 			if fields := tab.layers[id]; fields != nil {
 				for i := 0; i+1 < int(fields.Fields); i++ {
-					if fields.Field[i].Row/2 >= fields.Field[i+1].Word {
-						t.Fatalf("%v: row %d would be written over word %d before it is read", id, fields.Field[i].Row, fields.Field[i+1].Word)
+					if i/2 >= int(fields.Field[i+1].Word) {
+						t.Fatalf("%v: leaf %d would be written over word %d before it is read", id, i, fields.Field[i+1].Word)
 					}
 				}
 			}

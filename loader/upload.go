@@ -19,11 +19,10 @@ func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, princ
 		name string
 		fill func(name string) (*ebpf.Map, error)
 	}{
-		{bpf.WFPMapNodes, inner(e, t.nodes)},
+		{bpf.WFPMapCells, inner(e, t.cells)},
 		{bpf.WFPMapBuckets, inner(e, t.buckets)},
-		{bpf.WFPMapHeads, inner(e, t.heads)},
-		{bpf.WFPMapPages, inner(e, t.pages)},
-		{bpf.WFPMapDirectory, inner(e, t.directory)},
+		{bpf.WFPMapBranches, inner(e, t.branches)},
+		{bpf.WFPMapCuts, inner(e, t.cuts)},
 		{bpf.WFPMapFilters, inner(e, t.filters)},
 		{bpf.WFPMapHits, inner(e, hits)},
 		{bpf.WFPMapPrincipals, innerHash(e, principals)},

@@ -47,21 +47,20 @@ const (
 	benchMapActive              = "active"
 	benchMapBenchCases          = "bench_cases"
 	benchMapBenchRules          = "bench_rules"
+	benchMapBranches            = "branches"
 	benchMapBuckets             = "buckets"
 	benchMapCases               = "cases"
+	benchMapCells               = "cells"
 	benchMapConfig              = "config"
 	benchMapCounters            = "counters"
-	benchMapDirectory           = "directory"
+	benchMapCuts                = "cuts"
 	benchMapEvents              = "events"
 	benchMapFilters             = "filters"
 	benchMapFlows               = "flows"
 	benchMapGenerations         = "generations"
-	benchMapHeads               = "heads"
 	benchMapHits                = "hits"
 	benchMapLayers              = "layers"
 	benchMapLinks               = "links"
-	benchMapNodes               = "nodes"
-	benchMapPages               = "pages"
 	benchMapPrincipals          = "principals"
 	benchMapRoutes              = "routes"
 	benchMapSockets             = "sockets"
@@ -69,20 +68,20 @@ const (
 	benchProgBenchEmpty         = "bench_empty"
 	benchProgBenchScan          = "bench_scan"
 	benchVarLayoutAction        = "layout_action"
+	benchVarLayoutBranch        = "layout_branch"
 	benchVarLayoutBucket        = "layout_bucket"
+	benchVarLayoutCandidateFlag = "layout_candidate_flag"
 	benchVarLayoutCounter       = "layout_counter"
+	benchVarLayoutCut           = "layout_cut"
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
 	benchVarLayoutFilter        = "layout_filter"
 	benchVarLayoutFlag          = "layout_flag"
-	benchVarLayoutHead          = "layout_head"
 	benchVarLayoutLayerFlag     = "layout_layer_flag"
 	benchVarLayoutLayerId       = "layout_layer_id"
 	benchVarLayoutLimit         = "layout_limit"
 	benchVarLayoutLink          = "layout_link"
 	benchVarLayoutLinkFlag      = "layout_link_flag"
-	benchVarLayoutNode          = "layout_node"
-	benchVarLayoutPage          = "layout_page"
 	benchVarLayoutPrincipal     = "layout_principal"
 	benchVarLayoutPrincipalKind = "layout_principal_kind"
 	benchVarLayoutSlot          = "layout_slot"
@@ -142,21 +141,20 @@ type benchMapSpecs struct {
 	Active      *ebpf.MapSpec `ebpf:"active"`
 	BenchCases  *ebpf.MapSpec `ebpf:"bench_cases"`
 	BenchRules  *ebpf.MapSpec `ebpf:"bench_rules"`
+	Branches    *ebpf.MapSpec `ebpf:"branches"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Cases       *ebpf.MapSpec `ebpf:"cases"`
+	Cells       *ebpf.MapSpec `ebpf:"cells"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Directory   *ebpf.MapSpec `ebpf:"directory"`
+	Cuts        *ebpf.MapSpec `ebpf:"cuts"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	Generations *ebpf.MapSpec `ebpf:"generations"`
-	Heads       *ebpf.MapSpec `ebpf:"heads"`
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
-	Nodes       *ebpf.MapSpec `ebpf:"nodes"`
-	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
@@ -167,20 +165,20 @@ type benchMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
 	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
+	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
 	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
-	LayoutHead          *ebpf.VariableSpec `ebpf:"layout_head"`
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
-	LayoutNode          *ebpf.VariableSpec `ebpf:"layout_node"`
-	LayoutPage          *ebpf.VariableSpec `ebpf:"layout_page"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
@@ -209,21 +207,20 @@ type benchMaps struct {
 	Active      *ebpf.Map `ebpf:"active"`
 	BenchCases  *ebpf.Map `ebpf:"bench_cases"`
 	BenchRules  *ebpf.Map `ebpf:"bench_rules"`
+	Branches    *ebpf.Map `ebpf:"branches"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Cases       *ebpf.Map `ebpf:"cases"`
+	Cells       *ebpf.Map `ebpf:"cells"`
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
-	Directory   *ebpf.Map `ebpf:"directory"`
+	Cuts        *ebpf.Map `ebpf:"cuts"`
 	Events      *ebpf.Map `ebpf:"events"`
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	Generations *ebpf.Map `ebpf:"generations"`
-	Heads       *ebpf.Map `ebpf:"heads"`
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
-	Nodes       *ebpf.Map `ebpf:"nodes"`
-	Pages       *ebpf.Map `ebpf:"pages"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
@@ -234,21 +231,20 @@ func (m *benchMaps) Close() error {
 		m.Active,
 		m.BenchCases,
 		m.BenchRules,
+		m.Branches,
 		m.Buckets,
 		m.Cases,
+		m.Cells,
 		m.Config,
 		m.Counters,
-		m.Directory,
+		m.Cuts,
 		m.Events,
 		m.Filters,
 		m.Flows,
 		m.Generations,
-		m.Heads,
 		m.Hits,
 		m.Layers,
 		m.Links,
-		m.Nodes,
-		m.Pages,
 		m.Principals,
 		m.Routes,
 		m.Sockets,
@@ -260,20 +256,20 @@ func (m *benchMaps) Close() error {
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
+	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
 	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
+	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
 	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
-	LayoutHead          *ebpf.Variable `ebpf:"layout_head"`
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
-	LayoutNode          *ebpf.Variable `ebpf:"layout_node"`
-	LayoutPage          *ebpf.Variable `ebpf:"layout_page"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
