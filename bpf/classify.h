@@ -128,6 +128,19 @@ static __always_inline __u64 below(__u64 a, __u64 b)
 	return all;
 }
 
+/* A cell; key is its line's, for the look-up. */
+static __always_inline __u32 *find_cell(void *table, __u32 *key, __u32 at)
+{
+	struct wfp_line *line;
+
+	*key = at / 16;
+	line = bpf_map_lookup_elem(table, key);
+	at &= 15;
+	asm volatile("" : "+r"(at)); /* keeps the bound */
+	at &= 15;
+	return line ? &line->cell[at] : NULL;
+}
+
 /* The leaf that a value leads to by nodes and buckets, or ~0: the tables are
  * inconsistent. The value's bytes stand left-justified in high, then low. */
 static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 high, __u64 low,
@@ -155,8 +168,7 @@ static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 hi
 		} else {
 			__u32 *cell;
 
-			entry += high >> 56;
-			cell = bpf_map_lookup_elem(cell_table, &entry);
+			cell = find_cell(cell_table, &entry, entry + (high >> 56));
 			if (!cell)
 				break;
 			at = *cell;
@@ -210,12 +222,12 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 	return 1;
 }
 
-/* The leaf of one field, or ~0. at is for keys of maps: one place on the stack for
+/* The leaf of one field, or ~0. key is for look-ups: one place on the stack for
  * all of them. */
 static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f,
-					void *cell_table, __u32 *at)
+					void *cell_table, __u32 *key)
 {
-	__u32 word = f->word, levels = f->levels, bits = f->first & 63;
+	__u32 word = f->word, levels = f->levels, at = f->root;
 	__u64 high;
 
 	if (!(v->present & (1U << (f->slot & 31))))
@@ -228,21 +240,20 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 	high <<= f->shift & 63;
 	/* a cell of a table holds twice the first cell of the next, and 1 where that
 	 * has more than one; without a branch, as above */
-	*at = 2 * f->root + 1;
+	at = 2 * at + 1;
 	for (int i = 0; i < WFP_LEVELS; i++) {
-		__u32 *cell;
+		__u32 bits = f->bits[i], *cell;
 
-		*at = *at / 2 + ((high >> (64 - bits & 63)) & -(__u64)(*at & 1));
-		cell = bpf_map_lookup_elem(cell_table, at);
+		at = at / 2 + ((high >> (64 - bits & 63)) & -(__u64)(at & 1));
+		cell = find_cell(cell_table, key, at);
 		if (!cell)
 			return ~0ULL;
-		*at = *cell;
+		at = *cell;
 		if (--levels == 0)
 			break;
-		high <<= bits;
-		bits = 8;
+		high <<= bits & 63;
 	}
-	return *at;
+	return at;
 }
 
 /* Makes a branch wait, if it is one. The programs have room for all that wait at
@@ -262,15 +273,15 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 {
 	struct wfp_layer *l;
 	void *cell_table;
-	__u32 at;
+	__u32 key;
 
 	if (!v)
 		return 0;
 	l = find_layer(v->generation, v->layer);
 	if (!l)
 		return 0;
-	at = v->generation;
-	cell_table = bpf_map_lookup_elem(&cells, &at);
+	key = v->generation;
+	cell_table = bpf_map_lookup_elem(&cells, &key);
 	if (!cell_table)
 		return WFP_INCONSISTENT;
 	for (int w = 0; w < WFP_CLASS_WORDS; w++)
@@ -284,20 +295,18 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 
 		if (i >= l->fields)
 			break;
-		leaf = field_leaf(v, f, cell_table, &at);
+		leaf = field_leaf(v, f, cell_table, &key);
 		if (leaf == ~0ULL)
 			return WFP_INCONSISTENT;
 		leaves(v)[i] = leaf;
 		if (f->flags & WFP_FIELD_HEADS) {
-			at = f->heads + leaf;
-			cell = bpf_map_lookup_elem(cell_table, &at);
+			cell = find_cell(cell_table, &key, f->heads + leaf);
 			if (!cell)
 				return WFP_INCONSISTENT;
 			wait_for(v, *cell);
 		}
 		if (f->flags & WFP_FIELD_CLASSES) {
-			at = f->classes + leaf;
-			cell = bpf_map_lookup_elem(cell_table, &at);
+			cell = find_cell(cell_table, &key, f->classes + leaf);
 			if (!cell)
 				return WFP_INCONSISTENT;
 			leaf = *cell;
@@ -331,9 +340,10 @@ static __always_inline int consider(struct wfp_values *v, const struct wfp_candi
 	failed |= (__u64)c->span[1] - (__u32)(b - c->low[1]);
 	failed = (__u64)((__s64)failed >> 63) | v->failed;
 	if (c->flags & WFP_CANDIDATE_TABLE) {
-		__u32 generation = v->generation, at = c->low[0] + a / 32;
-		void *table = bpf_map_lookup_elem(&cells, &generation);
-		__u32 *cell = table ? bpf_map_lookup_elem(table, &at) : NULL;
+		__u32 key = v->generation, *cell;
+		void *table = bpf_map_lookup_elem(&cells, &key);
+
+		cell = table ? find_cell(table, &key, c->low[0] + a / 32) : NULL;
 
 		if (!cell)
 			return 0;
@@ -466,14 +476,13 @@ __noinline __u32 wfp_seed(struct wfp_values *v)
 	v->waiting = 0;
 	wait_for(v, l->root);
 	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
-		__u32 at, *cell;
+		__u32 key, *cell;
 
 		if (i >= l->fields)
 			break;
 		if (!(l->field[i].flags & WFP_FIELD_HEADS))
 			continue;
-		at = l->field[i].heads + leaves(v)[i];
-		cell = bpf_map_lookup_elem(cell_table, &at);
+		cell = find_cell(cell_table, &key, l->field[i].heads + leaves(v)[i]);
 		if (!cell)
 			return 0;
 		wait_for(v, *cell);

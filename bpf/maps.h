@@ -2,7 +2,8 @@
 /*
  * The maps. Tables of the policy exist twice, once a generation; a program
  * reads `active` once and then uses the tables of that generation only, so
- * that a commit is one store. Only the loader writes those; the programs write
+ * that a commit is one store. The loader fills them through its own memory, which
+ * is far faster than a call an element. Only the loader writes those; the programs write
  * sockets, flows, hits, counters and events.
  */
 #pragma once
@@ -46,7 +47,7 @@ struct {
 #define WFP_TABLE(name, value_type)                                     \
 	struct name##_inner {                                           \
 		__uint(type, BPF_MAP_TYPE_ARRAY);                       \
-		__uint(map_flags, BPF_F_INNER_MAP);                     \
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);    \
 		__type(key, __u32);                                     \
 		__type(value, value_type);                              \
 		__uint(max_entries, 1);                                 \
@@ -58,8 +59,8 @@ struct {
 		__array(values, struct name##_inner);                   \
 	} name SEC(".maps")
 
-/* cell -> leaf, cell of the next table, class, or branch. Written by the loader. */
-WFP_TABLE(cells, __u32);
+/* line -> 16 cells: leaf, cell of the next table, class, or branch. Written by the loader. */
+WFP_TABLE(cells, struct wfp_line);
 /* bucket -> where a few ranges lead. Written by the loader. */
 WFP_TABLE(buckets, struct wfp_bucket);
 /* branch -> filters to look at, and where to go on. Written by the loader. */
@@ -150,6 +151,7 @@ struct {
  * it; these are the types that Go reads or writes. */
 const struct wfp_event *layout_event __attribute__((unused));
 const struct wfp_bucket *layout_bucket __attribute__((unused));
+const struct wfp_line *layout_line __attribute__((unused));
 const struct wfp_branch *layout_branch __attribute__((unused));
 const struct wfp_cut *layout_cut __attribute__((unused));
 const struct wfp_filter *layout_filter __attribute__((unused));

@@ -9,6 +9,7 @@ type (
 	Verdict    = WFPWfpVerdict
 	Layer      = WFPWfpLayer
 	Field      = WFPWfpField
+	Line       = WFPWfpLine
 	Bucket     = WFPWfpBucket
 	Branch     = WFPWfpBranch
 	Candidate  = WFPWfpCandidate

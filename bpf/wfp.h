@@ -163,9 +163,9 @@ struct wfp_field {
 	__u8 word;
 	__u8 shift;  /* left, so that the value's bytes that matter come first */
 	__u8 levels; /* tables of cells on the way to the leaf; 0: nodes and buckets */
-	__u8 first;  /* bits that choose in the first table; 8 in the others */
 	__u8 flags;  /* enum wfp_field_flag */
-	__u16 pad;
+	__u8 pad[3];
+	__u8 bits[WFP_LEVELS]; /* of the value that choose in each table */
 	__u32 root;  /* first cell; without levels node, bucket or leaf */
 	__u32 empty; /* leaf of a field without a value */
 	__u32 classes; /* CLASSES: cell of leaf 0 */
@@ -189,6 +189,12 @@ enum wfp_layer_flag {
 	/* no condition tells two ephemeral local ports apart, so any of them
 	 * stands for the one that connect() has not picked yet */
 	WFP_LAYER_EPHEMERAL_UNIFORM = 0x1,
+};
+
+/* Cells, as many as a line of the processor's cache holds: an array spends eight
+ * bytes on each of its elements at least. */
+struct wfp_line {
+	__u32 cell[16];
 };
 
 /* A node is 256 cells: where the next byte of the value leads to. */

@@ -114,9 +114,9 @@ type WFPWfpField struct {
 	Word    uint8
 	Shift   uint8
 	Levels  uint8
-	First   uint8
 	Flags   uint8
-	Pad     uint16
+	Pad     [3]uint8
+	Bits    [4]uint8
 	Root    uint32
 	Empty   uint32
 	Classes uint32
@@ -237,6 +237,11 @@ const (
 	WFPWfpLimitWFP_CGROUP_LEVELS WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES   WFPWfpLimit = 1024
 )
+
+type WFPWfpLine struct {
+	_    structs.HostLayout
+	Cell [16]uint32
+}
 
 type WFPWfpLink struct {
 	_       structs.HostLayout
@@ -411,6 +416,7 @@ const (
 	WFPVarLayoutLayerFlag     = "layout_layer_flag"
 	WFPVarLayoutLayerId       = "layout_layer_id"
 	WFPVarLayoutLimit         = "layout_limit"
+	WFPVarLayoutLine          = "layout_line"
 	WFPVarLayoutLink          = "layout_link"
 	WFPVarLayoutLinkFlag      = "layout_link_flag"
 	WFPVarLayoutPrincipal     = "layout_principal"
@@ -522,6 +528,7 @@ type WFPVariableSpecs struct {
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
+	LayoutLine          *ebpf.VariableSpec `ebpf:"layout_line"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
@@ -611,6 +618,7 @@ type WFPVariables struct {
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
+	LayoutLine          *ebpf.Variable `ebpf:"layout_line"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`

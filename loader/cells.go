@@ -15,16 +15,17 @@ const (
 	smallAddresses = 2048
 )
 
-// shape is how many bits choose in a field's first table, and how many tables
-// lead to its leaves.
-func (f *leafing) shape(width int) (first, levels uint8) {
+// shape is how many bits of a value choose in each of the tables that lead to a
+// field's leaves. Where few leaves lie behind many first tables, the last ones are
+// small.
+func (f *leafing) shape(width int) []uint8 {
 	switch {
 	case f.bits == nil && width == 2 && f.leaves > smallPorts:
-		return 16, 1
+		return []uint8{16}
 	case f.bits == nil && width == 4 && f.leaves > smallAddresses:
-		return 16, 3
+		return []uint8{16, 8, 4, 4}
 	}
-	return 8, uint8(width)
+	return []uint8{8, 8, 8, 8}[:width]
 }
 
 // levelled lays the tables of a field of up to four bytes, each chosen from by the
@@ -33,9 +34,7 @@ func (f *leafing) shape(width int) (first, levels uint8) {
 type levelled struct {
 	t      *tables
 	f      *tested
-	width  int // bytes that count
-	first  int // bits
-	levels int
+	shape  []uint8 // bits of each table
 	label  func(leaf uint32) uint32
 	starts []uint64          // of leaf 1, 2, ...
 	same   [][]uint32        // by levels that are left: cell before leaf n, 0: not laid
@@ -43,9 +42,9 @@ type levelled struct {
 }
 
 // layLevels returns the first cell.
-func (t *tables) layLevels(f *tested, width, skip int, field *bpf.Field, label func(uint32) uint32) uint32 {
+func (t *tables) layLevels(f *tested, width int, shape []uint8, label func(uint32) uint32) uint32 {
 	l := &levelled{
-		t: t, f: f, width: width - skip, first: int(field.First), levels: int(field.Levels), label: label,
+		t: t, f: f, shape: shape, label: label,
 		same: make([][]uint32, bpf.Levels), nodes: map[uint32]uint32{},
 	}
 	if f.bits != nil {
@@ -67,19 +66,21 @@ func (t *tables) layLevels(f *tested, width, skip int, field *bpf.Field, label f
 }
 
 // left is how many bits choose after a level.
-func (l *levelled) left(level int) int { return 8*l.width - l.first - 8*level }
+func (l *levelled) left(level int) (bits int) {
+	for _, b := range l.shape[level+1:] {
+		bits += int(b)
+	}
+	return bits
+}
 
 // table lays the one of a level for the values from low on, which are of the
 // leaf of starts[i] at first. It returns its first cell and the leaf at its end.
 func (l *levelled) table(low uint64, level, i int) (uint32, int) {
-	bits := 8
-	if level == 0 {
-		bits = l.first
-	}
+	size := 1 << l.shape[level]
 	at := len(l.t.cells)
-	l.t.cells = append(l.t.cells, make([]uint32, 1<<bits)...)
+	l.t.cells = append(l.t.cells, make([]uint32, size)...)
 	left := l.left(level)
-	for n := range 1 << bits {
+	for n := range size {
 		from := low + uint64(n)<<left
 		end := from + 1<<left
 		for i+1 < len(l.starts) && l.starts[i+1] <= from {
@@ -89,7 +90,7 @@ func (l *levelled) table(low uint64, level, i int) (uint32, int) {
 		case left == 0:
 			l.t.cells[at+n] = l.label(uint32(i) + 1)
 		case i+1 == len(l.starts) || l.starts[i+1] >= end:
-			l.t.cells[at+n] = l.constant(uint32(i)+1, left/8)
+			l.t.cells[at+n] = l.constant(uint32(i)+1, len(l.shape)-level-1)
 		default:
 			next, last := l.table(from, level+1, i)
 			l.t.cells[at+n] = 2*next + 1
@@ -115,7 +116,7 @@ func (l *levelled) bitTable(node uint32, level int) uint32 {
 		case left == 0:
 			cell = l.label(next&^bpf.Leaf + 1)
 		default:
-			cell = l.constant(next&^bpf.Leaf+1, left/8)
+			cell = l.constant(next&^bpf.Leaf+1, len(l.shape)-level-1)
 		}
 		l.t.cells[at+b] = cell
 	}

@@ -101,15 +101,13 @@ func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) uint32 {
 	word, at := v.Word[f.Word]<<f.Shift, f.Root
 	if f.Levels > 0 {
 		at = 2*at + 1
-		bits := f.First
-		for range f.Levels {
+		for _, bits := range f.Bits[:f.Levels] {
 			entry := at / 2
 			if at&1 != 0 {
 				entry += uint32(word >> (64 - bits))
 			}
 			at = t.cells[entry]
 			word <<= bits
-			bits = 8
 		}
 		return at
 	}

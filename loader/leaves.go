@@ -224,7 +224,7 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 	}
 	field.Empty = label(0)
 	if f.direct {
-		field.Shift, field.First, field.Levels = 32-place.Shift, 32, 1
+		field.Shift, field.Bits[0], field.Levels = 32-place.Shift, 32, 1
 		field.Root = uint32(len(t.cells))
 		for leaf := uint32(1); leaf < f.leaves; leaf++ {
 			t.cells = append(t.cells, label(leaf))
@@ -244,7 +244,9 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 		skip = f.bits.skip
 		field.Shift += uint8(8 * skip)
 	}
-	field.First, field.Levels = f.shape(width - skip)
-	field.Root = t.layLevels(f, width, skip, &field, label)
+	shape := f.shape(width - skip)
+	copy(field.Bits[:], shape)
+	field.Levels = uint8(len(shape))
+	field.Root = t.layLevels(f, width, shape, label)
 	return field
 }

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -14,17 +15,16 @@ import (
 // upload fills the tables of a generation that is not in force. Each inner map
 // is made with the size that its content needs.
 func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, principals map[bpf.Principal]uint32) error {
-	hits := make([]uint64, len(t.filters))
 	for _, put := range []struct {
 		name string
 		fill func(name string) (*ebpf.Map, error)
 	}{
-		{bpf.WFPMapCells, inner(e, t.cells)},
+		{bpf.WFPMapCells, inner(e, t.lines())},
 		{bpf.WFPMapBuckets, inner(e, t.buckets)},
 		{bpf.WFPMapBranches, inner(e, t.branches)},
 		{bpf.WFPMapCuts, inner(e, t.cuts)},
 		{bpf.WFPMapFilters, inner(e, t.filters)},
-		{bpf.WFPMapHits, inner(e, hits)},
+		{bpf.WFPMapHits, inner(e, make([]uint64, len(t.filters)))},
 		{bpf.WFPMapPrincipals, innerHash(e, principals)},
 		{bpf.WFPMapLinks, innerHash(e, links)},
 	} {
@@ -61,17 +61,29 @@ func (e *Engine) innerMap(name string, n int) (*ebpf.Map, error) {
 	return ebpf.NewMap(spec)
 }
 
+// lines is the cells as the map holds them.
+func (t *tables) lines() []bpf.Line {
+	const cells = len(bpf.Line{}.Cell)
+	for len(t.cells)%cells != 0 {
+		t.cells = append(t.cells, 0)
+	}
+	return unsafe.Slice((*bpf.Line)(unsafe.Pointer(unsafe.SliceData(t.cells))), len(t.cells)/cells)
+}
+
+// inner makes and fills an inner map through its memory, in which elements stand as
+// in a slice: their sizes are multiples of 8.
 func inner[V any](e *Engine, values []V) func(string) (*ebpf.Map, error) {
 	return func(name string) (*ebpf.Map, error) {
 		m, err := e.innerMap(name, len(values))
 		if err != nil || len(values) == 0 {
 			return m, err
 		}
-		keys := make([]uint32, len(values))
-		for i := range keys {
-			keys[i] = uint32(i)
+		memory, err := m.Memory()
+		if err == nil {
+			size := len(values) * int(unsafe.Sizeof(values[0]))
+			_, err = memory.WriteAt(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), size), 0)
 		}
-		if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		if err != nil {
 			m.Close()
 			return nil, err
 		}

@@ -80,6 +80,7 @@ const (
 	benchVarLayoutLayerFlag     = "layout_layer_flag"
 	benchVarLayoutLayerId       = "layout_layer_id"
 	benchVarLayoutLimit         = "layout_limit"
+	benchVarLayoutLine          = "layout_line"
 	benchVarLayoutLink          = "layout_link"
 	benchVarLayoutLinkFlag      = "layout_link_flag"
 	benchVarLayoutPrincipal     = "layout_principal"
@@ -177,6 +178,7 @@ type benchVariableSpecs struct {
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
+	LayoutLine          *ebpf.VariableSpec `ebpf:"layout_line"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
@@ -268,6 +270,7 @@ type benchVariables struct {
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
+	LayoutLine          *ebpf.Variable `ebpf:"layout_line"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
