@@ -10,6 +10,7 @@ package filter
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/wfpebpf/wfpebpf/layermap"
 )
@@ -182,4 +183,16 @@ type Filter struct {
 	RawContext        uint64
 	Flags             Flags
 	Origin            string // text of the provider context, for explanations
+}
+
+// Sets returns the sets of addresses that the filter's conditions name, each
+// once.
+func (f *Filter) Sets() []*AddressSet {
+	var sets []*AddressSet
+	for i := range f.Conditions {
+		if s := f.Conditions[i].Value.Set; s != nil && !slices.Contains(sets, s) {
+			sets = append(sets, s)
+		}
+	}
+	return sets
 }
