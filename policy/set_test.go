@@ -404,4 +404,3 @@ func BenchmarkSetFile(b *testing.B) {
 		})
 	}
 }
-
