@@ -33,11 +33,11 @@ func TestSetsInAnswers(t *testing.T) {
 		want                    []string
 	}{
 		{"ALE_AUTH_CONNECT_V4", "192.0.2.7", block, []string{
-			`"Listed" (1) matches by set "listed": IP_REMOTE_ADDRESS 192.0.2.7 is in its 192.0.2.0/24`, foreign + "192.0.2.7 is not in it"}},
+			`"Listed" (1) matches by set "listed": IP_REMOTE_ADDRESS 192.0.2.7 is in it (192.0.2.0/24)`, foreign + "192.0.2.7 is not in it"}},
 		{"ALE_AUTH_CONNECT_V4", "198.51.100.2", block, []string{
-			`"Listed" (1) matches by set "listed": IP_REMOTE_ADDRESS 198.51.100.2 is in its 198.51.100.1-198.51.100.9`, foreign + "198.51.100.2 is not in it"}},
+			`"Listed" (1) matches by set "listed": IP_REMOTE_ADDRESS 198.51.100.2 is in it (198.51.100.1-198.51.100.9)`, foreign + "198.51.100.2 is not in it"}},
 		{"ALE_AUTH_CONNECT_V6", "2001:db8::7", block, []string{
-			`"Listed" (2) matches by set "listed": IP_REMOTE_ADDRESS 2001:db8::7 is in its 2001:db8::/32`}},
+			`"Listed" (2) matches by set "listed": IP_REMOTE_ADDRESS 2001:db8::7 is in it (2001:db8::/32)`}},
 		{"ALE_AUTH_CONNECT_V4", "203.0.113.1", permit, []string{foreign + "203.0.113.1 is not in it"}},
 		{"ALE_AUTH_CONNECT_V4", "10.1.1.1", permit, nil},
 	} {

@@ -80,7 +80,7 @@ func (a *Answer) writeText(w io.Writer) error {
 	for _, m := range a.Sets {
 		where := "is not in it"
 		if m.Range != "" {
-			where = "is in its " + m.Range
+			where = "is in it (" + m.Range + ")"
 		}
 		fmt.Fprintf(w, "  %s (%d) matches by set %s: %s %s %s\n", quote(m.filterName), m.FilterID, quote(m.Set), m.Field, m.Address, where)
 	}

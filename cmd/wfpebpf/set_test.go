@@ -61,7 +61,7 @@ func TestDryRunNamesSets(t *testing.T) {
 func TestExplainNamesTheEntryOfASet(t *testing.T) {
 	file, _ := listPolicy(t)
 	r := wfpebpf(t, "explain", file, "--out", "tcp", "--from", "[2001:db8::1]:50000", "--to", "[2001:db8:ffff::7]:443")
-	if want := `  "Block listed" (2) matches by set "listed": IP_REMOTE_ADDRESS 2001:db8:ffff::7 is in its 2001:db8:ffff::1-2001:db8:ffff::9` + "\n"; !strings.Contains(r.out, want) {
+	if want := `  "Block listed" (2) matches by set "listed": IP_REMOTE_ADDRESS 2001:db8:ffff::7 is in it (2001:db8:ffff::1-2001:db8:ffff::9)` + "\n"; !strings.Contains(r.out, want) {
 		t.Errorf("%s%s\nlacks %s", r.err, r.out, want)
 	}
 	var a explain.Answer
