@@ -267,6 +267,14 @@ func TestSetsAreKept(t *testing.T) {
 			}
 		}
 	}
+	list, other := described(setOf("192.0.2.1")), setOf("192.0.2.2")
+	f := Filter{Conditions: []Condition{
+		{"IP_REMOTE_ADDRESS", MatchEqual, SetValue(list)}, {"IP_LOCAL_ADDRESS", MatchEqual, SetValue(described(list))},
+		{"IP_PROTOCOL", MatchEqual, U8(6)}, {"IP_LOCAL_ADDRESS", MatchEqual, SetValue(other)},
+	}}
+	if got := f.Sets(); len(got) != 2 || got[0] != list || got[1] != other {
+		t.Errorf("the filter names %v", got)
+	}
 	if setOf("192.0.2.1").Digest() == setOf("192.0.2.2").Digest() {
 		t.Error("sets with other addresses have one digest")
 	}

@@ -186,11 +186,14 @@ type Filter struct {
 }
 
 // Sets returns the sets of addresses that the filter's conditions name, each
-// once.
+// once. Sets of one name and content are one: conditions that were read from JSON
+// share none.
 func (f *Filter) Sets() []*AddressSet {
 	var sets []*AddressSet
 	for i := range f.Conditions {
-		if s := f.Conditions[i].Value.Set; s != nil && !slices.Contains(sets, s) {
+		s := f.Conditions[i].Value.Set
+		same := func(t *AddressSet) bool { return t == s || t.name == s.name && t.digest == s.digest }
+		if s != nil && !slices.ContainsFunc(sets, same) {
 			sets = append(sets, s)
 		}
 	}

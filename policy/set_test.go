@@ -323,7 +323,7 @@ func TestErrorsOfSets(t *testing.T) {
 			if p != nil || err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v\nwant %s", err, tc.want)
 			}
-			if took := time.Since(start); took > time.Second {
+			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("took %s", took)
 			}
 		})
@@ -342,7 +342,7 @@ func FuzzSetFile(f *testing.F) {
 		start := time.Now()
 		var b filter.SetBuilder
 		err := readSet(&b, "fuzz", strings.NewReader(string(data)))
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("took %s", took)
 		}
 		var at *Error
