@@ -109,6 +109,6 @@ bench: ## Measure verdicts (BENCH: run the Go benchmarks that match instead)
 	@if [ -z "$(BENCH)" ]; then
 	  exec $(GO) run ./tests/bench -sizes 10,100,1000,10000,100000 -o tests/bench/RESULTS.md
 	fi
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 -timeout 50m ./filter ./loader
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 -timeout 50m ./filter ./policy ./loader
 
 .ONESHELL:

@@ -27,8 +27,11 @@ type Answer struct {
 	// Sensitive are the fields without a value whose value could change the
 	// verdict or the filter that decides.
 	Sensitive []string `json:"sensitive"`
-	Notes     []string `json:"notes,omitempty"`
-	Live      *Live    `json:"live,omitempty"`
+	// Sets says of each filter named above that matched by a set of addresses
+	// where in the set, or outside of it, the address is.
+	Sets  []SetMatch `json:"sets,omitempty"`
+	Notes []string   `json:"notes,omitempty"`
+	Live  *Live      `json:"live,omitempty"`
 
 	values filter.Values
 	layer  layermap.LayerID
@@ -41,6 +44,20 @@ type SubLayer struct {
 	Action   string    `json:"action"` // PERMIT, BLOCK, CONTINUE or NONE_NO_MATCH
 	Right    string    `json:"right"`  // soft: a lower sublayer may override; hard: none may
 	FilterID filter.ID `json:"filterId"`
+
+	filterName string
+}
+
+// SetMatch is a condition on a set of addresses that holds.
+type SetMatch struct {
+	FilterID filter.ID `json:"filterId"`
+	Field    string    `json:"field"`
+	Address  string    `json:"address"`
+	Set      string    `json:"set"`
+	// Range is the part of the set that the address is in, as an address, a
+	// prefix, or low-high; entries of the set that overlap or touch are one. It
+	// is empty where the condition is NOT_EQUAL.
+	Range string `json:"range"`
 
 	filterName string
 }
@@ -79,10 +96,30 @@ func Judge(s *filter.Store, l *layermap.Layer, values filter.Values, callouts fi
 		}
 		if f := sub.Filter; f != nil {
 			out.FilterID, out.filterName = f.ID, f.Name
+			a.Sets = append(a.Sets, setMatches(l, f, values)...)
 		}
 		a.SubLayers = append(a.SubLayers, out)
 	}
 	return a
+}
+
+// setMatches finds the conditions on sets by which a filter matches.
+func setMatches(l *layermap.Layer, f *filter.Filter, values filter.Values) []SetMatch {
+	var out []SetMatch
+	for _, c := range f.Conditions {
+		i := l.FieldIndex(c.Field)
+		if c.Value.Set == nil || i < 0 || i >= len(values) || !c.Matches(values[i]) {
+			continue
+		}
+		m := SetMatch{
+			FilterID: f.ID, Field: c.Field, Address: filter.FormatValue(l.Fields[i], values[i]), Set: c.Value.Set.Name(), filterName: f.Name,
+		}
+		if low, high, in := c.Value.Set.FindValue(values[i]); in {
+			m.Range = filter.RangeText(low, high)
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 func verdict(a filter.Action) string {

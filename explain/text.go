@@ -77,6 +77,13 @@ func (a *Answer) writeText(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	for _, m := range a.Sets {
+		where := "is not in it"
+		if m.Range != "" {
+			where = "is in it (" + m.Range + ")"
+		}
+		fmt.Fprintf(w, "  %s (%d) matches by set %s: %s %s %s\n", quote(m.filterName), m.FilterID, quote(m.Set), m.Field, m.Address, where)
+	}
 	if len(a.Sensitive) > 0 {
 		fmt.Fprintf(w, "  other values of these fields would change it: %s\n", strings.Join(a.Sensitive, ", "))
 	}

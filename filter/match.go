@@ -29,6 +29,7 @@ const (
 	kindBitmap
 	kindMask
 	kindRange
+	kindSet
 	kindEmpty
 
 	kindSortable = kindUnsigned | kindSigned | kindFloat | kindArray16 | kindBlob | kindText
@@ -50,7 +51,8 @@ var kinds = map[layermap.DataType]kind{
 }
 
 // kindOf is kinds as an array, because it is asked for every condition of
-// every filter. Data types above the last are unknown and have no kind.
+// every filter. Of the data types above the last only one is known, that of a
+// set.
 var kindOf = func() (k [layermap.RangeType + 1]kind) {
 	for t, v := range kinds {
 		k[t] = v
@@ -62,13 +64,16 @@ func (v Value) kind() kind {
 	if int(v.Type) < len(kindOf) {
 		return kindOf[v.Type]
 	}
+	if v.Type == layermap.AddressSetType {
+		return kindSet
+	}
 	return 0
 }
 
 // A match type's row: which operands it goes with, and how it decides. The
 // field's value has the operand's type when holds is called, except with EQUAL
-// and NOT_EQUAL, whose operand may be a mask or a security descriptor, and with
-// RANGE.
+// and NOT_EQUAL, whose operand may be a mask, a security descriptor or a set of
+// addresses (EQUAL is being in it), and with RANGE.
 //
 // NOT_EQUAL goes beyond the sortable types: real filters have it on SIDs, and
 // on an address with a mask its meaning is plain.
@@ -91,7 +96,7 @@ var matchRules = [...]matchRule{
 	MatchFlagsAnySet:          {kindUnsigned, func(o, v *Value) bool { return v.Num&o.Num != 0 }},
 	MatchFlagsNoneSet:         {kindUnsigned, func(o, v *Value) bool { return v.Num&o.Num == 0 }},
 	MatchEqualCaseInsensitive: {kindText, func(o, v *Value) bool { return strings.EqualFold(o.Text, v.Text) }},
-	MatchNotEqual:             {kindSortable | kindSID | kindMask, func(o, v *Value) bool { return !equal(o, v) }},
+	MatchNotEqual:             {kindSortable | kindSID | kindMask | kindSet, func(o, v *Value) bool { return !equal(o, v) }},
 	MatchPrefix:               {kindBlob | kindText, prefix},
 	MatchNotPrefix:            {kindBlob | kindText, func(o, v *Value) bool { return !prefix(o, v) }},
 }
@@ -115,7 +120,7 @@ func (c *Condition) matches(v *Value) bool {
 }
 
 // comparable reports whether a field of v's type may have a condition with
-// this operand: their types are the same, or the operand is one of the three
+// this operand: their types are the same, or the operand is one of the four
 // kinds that stand for many values.
 func comparable(operand, v *Value) bool {
 	switch operand.Type {
@@ -127,6 +132,8 @@ func comparable(operand, v *Value) bool {
 		return v.kind() == kindToken
 	case layermap.RangeType:
 		return operand.Range != nil
+	case layermap.AddressSetType:
+		return operand.Set.Loaded() && (v.Type == layermap.Uint32 || v.Type == layermap.ByteArray16)
 	}
 	return operand.Type == v.Type
 }
@@ -142,6 +149,8 @@ func equal(operand, v *Value) bool {
 		return samePrefix(operand.Bytes, v.Bytes, operand.Num)
 	case layermap.SecurityDescriptorType:
 		return operand.SD.Grants(v.Token)
+	case layermap.AddressSetType:
+		return operand.Set.containsValue(v)
 	}
 	return operand.Equal(*v)
 }

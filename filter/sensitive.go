@@ -186,6 +186,8 @@ func borders(c *Condition, t layermap.DataType) []Value {
 		return []Value{in, {Type: layermap.ByteArray16, Bytes: out}}
 	case layermap.SecurityDescriptorType:
 		return tokens(o.SD, t)
+	case layermap.AddressSetType:
+		return o.Set.borders(t)
 	}
 	switch c.Match {
 	case MatchFlagsAllSet, MatchFlagsAnySet, MatchFlagsNoneSet:

@@ -10,6 +10,7 @@ package filter
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/wfpebpf/wfpebpf/layermap"
 )
@@ -182,4 +183,19 @@ type Filter struct {
 	RawContext        uint64
 	Flags             Flags
 	Origin            string // text of the provider context, for explanations
+}
+
+// Sets returns the sets of addresses that the filter's conditions name, each
+// once. Sets of one name and content are one: conditions that were read from JSON
+// share none.
+func (f *Filter) Sets() []*AddressSet {
+	var sets []*AddressSet
+	for i := range f.Conditions {
+		s := f.Conditions[i].Value.Set
+		same := func(t *AddressSet) bool { return t == s || t.name == s.name && t.digest == s.digest }
+		if s != nil && !slices.ContainsFunc(sets, same) {
+			sets = append(sets, s)
+		}
+	}
+	return sets
 }

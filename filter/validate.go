@@ -119,7 +119,10 @@ var operandFields = map[layermap.DataType]func(f *layermap.Field) bool{
 		return f.Type == layermap.IPAddress && f.DataType == layermap.ByteArray16
 	},
 	layermap.SecurityDescriptorType: func(f *layermap.Field) bool { return kinds[f.DataType] == kindToken },
-	layermap.Empty:                  func(*layermap.Field) bool { return true },
+	layermap.AddressSetType: func(f *layermap.Field) bool {
+		return f.Type == layermap.IPAddress && (f.DataType == layermap.Uint32 || f.DataType == layermap.ByteArray16)
+	},
+	layermap.Empty: func(*layermap.Field) bool { return true },
 }
 
 func (c *Condition) check(layer *layermap.Layer) *problem {
@@ -206,6 +209,13 @@ func checkContent(v *Value) *problem {
 	case layermap.SecurityDescriptorType:
 		if v.SD == nil {
 			return &problem{ErrNullPointer, "the security descriptor is missing", "give one"}
+		}
+	case layermap.AddressSetType:
+		switch {
+		case v.Set == nil:
+			return &problem{ErrNullPointer, "the set is missing", "give one"}
+		case !v.Set.Loaded():
+			return &problem{ErrNullPointer, fmt.Sprintf("the addresses of set %.100q are missing", v.Set.Name()), "load them"}
 		}
 	}
 	return nil

@@ -54,6 +54,17 @@ func TestValidate(t *testing.T) {
 			f.Flags, f.Action = FlagPermitIfCalloutUnregistered, ActionCalloutUnknown
 		}, ""},
 
+		{"a set on an address", cond("IP_REMOTE_ADDRESS", MatchEqual, SetValue(setOf("192.0.2.0/24"))), ""},
+		{"not in a set", cond("IP_LOCAL_ADDRESS", MatchNotEqual, SetValue(setOf("192.0.2.0/24"))), ""},
+		{"an empty set", cond("IP_LOCAL_ADDRESS", MatchEqual, SetValue(setOf())), ""},
+		{"a set on a V6 address", layer("ALE_AUTH_CONNECT_V6", cond("IP_REMOTE_ADDRESS", MatchEqual, SetValue(setOf("2001:db8::/32")))), ""},
+		{"a set on a port", cond("IP_REMOTE_PORT", MatchEqual, SetValue(setOf("192.0.2.0/24"))), "TYPE_MISMATCH"},
+		{"a set on a number that is no address", cond("FLAGS", MatchEqual, SetValue(setOf("192.0.2.0/24"))), "TYPE_MISMATCH"},
+		{"a set with another match type", cond("IP_REMOTE_ADDRESS", MatchRange, SetValue(setOf("192.0.2.0/24"))), "MATCH_TYPE_MISMATCH"},
+		{"greater than a set", cond("IP_REMOTE_ADDRESS", MatchGreater, SetValue(setOf("192.0.2.0/24"))), "MATCH_TYPE_MISMATCH"},
+		{"no set", cond("IP_REMOTE_ADDRESS", MatchEqual, SetValue(nil)), "NULL_POINTER"},
+		{"a set whose addresses are elsewhere", cond("IP_REMOTE_ADDRESS", MatchEqual, SetValue(described(setOf("192.0.2.0/24")))), "NULL_POINTER"},
+
 		{"weight class 15", func(f *Filter) { f.Weight = U8(15) }, ""},
 		{"weight class 16", func(f *Filter) { f.Weight = U8(16) }, "INVALID_WEIGHT"},
 		{"weight of another type", func(f *Filter) { f.Weight = U32(1) }, "INVALID_WEIGHT"},

@@ -17,6 +17,7 @@ import "github.com/wfpebpf/wfpebpf/layermap"
 //	V4_ADDR_MASK                      Num = address<<32 | mask, both host order
 //	V6_ADDR_MASK                      Bytes = address (16 bytes), Num = prefix length
 //	RANGE                                                                     Range
+//	WFPEBPF_ADDRESS_SET (not WFP's)                                           Set
 //
 // Ports and IPv4 addresses are in host order, IPv6 addresses in network order.
 type Value struct {
@@ -28,6 +29,7 @@ type Value struct {
 	SD    *SecurityDescriptor
 	Token *Token
 	Range *Range
+	Set   *AddressSet `json:",omitempty"`
 }
 
 // Range is FWP_RANGE0; both ends are inclusive and of the field's type.

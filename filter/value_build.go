@@ -84,6 +84,9 @@ func RangeOf(low, high Value) Value {
 	return Value{Type: layermap.RangeType, Range: &Range{Low: low, High: high}}
 }
 
+// SetValue returns a set of addresses. Its type is this project's: WFP has none.
+func SetValue(s *AddressSet) Value { return Value{Type: layermap.AddressSetType, Set: s} }
+
 // SIDValue returns a SID.
 func SIDValue(s SID) Value { return Value{Type: layermap.SIDType, SID: s} }
 

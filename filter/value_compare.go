@@ -20,7 +20,7 @@ func (v Value) IsEmpty() bool { return v.Type == layermap.Empty }
 
 // Equal reports whether two values have the same type and content. A security
 // descriptor's text does not count, its entries do; a token's SIDs count in
-// their order.
+// their order; a set's name does not count.
 func (v Value) Equal(w Value) bool {
 	return v.Type == w.Type &&
 		number(v) == number(w) &&
@@ -29,7 +29,8 @@ func (v Value) Equal(w Value) bool {
 		v.SID == w.SID &&
 		equalSD(v.SD, w.SD) &&
 		equalToken(v.Token, w.Token) &&
-		equalRange(v.Range, w.Range)
+		equalRange(v.Range, w.Range) &&
+		equalSet(v.Set, w.Set)
 }
 
 func equalSD(a, b *SecurityDescriptor) bool {
@@ -44,6 +45,13 @@ func equalToken(a, b *Token) bool {
 		return a == b
 	}
 	return slices.Equal(a.SIDs, b.SIDs)
+}
+
+func equalSet(a, b *AddressSet) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.digest == b.digest
 }
 
 func equalRange(a, b *Range) bool {

@@ -72,6 +72,8 @@ func FormatValue(f layermap.Field, v Value) string {
 			return "no range"
 		}
 		return FormatValue(f, v.Range.Low) + "-" + FormatValue(f, v.Range.High)
+	case layermap.AddressSetType:
+		return v.Set.String()
 	}
 	return v.Type.String()
 }

@@ -177,7 +177,10 @@ var fieldBits = map[layermap.DataType]float64{
 }
 
 // unmeasured is the share of a condition that admits several values of a type
-// whose values cannot be counted: a prefix of a path, a range of strings.
+// whose values cannot be counted: a prefix of a path, a range of strings. Sets of
+// addresses have it whatever is in them: a new version of a list must not change
+// the order of the filters. It leaves a set between a single address, an
+// exception from it, and a wide network.
 const unmeasured = 0.5
 
 // specificity is 1 for a condition that admits one value and 0 for one that
@@ -192,6 +195,8 @@ func specificity(c *Condition, t layermap.DataType) float64 {
 			return float64(bits.OnesCount32(uint32(c.Value.Num))) / 32
 		case layermap.V6AddrMask:
 			return float64(min(c.Value.Num, 128)) / 128
+		case layermap.AddressSetType:
+			return unmeasured
 		}
 		return 1
 	case MatchNotEqual, MatchNotPrefix:

@@ -79,7 +79,15 @@ const (
 	V4AddrMask             DataType = 0x100
 	V6AddrMask             DataType = 0x101
 	RangeType              DataType = 0x102
+
+	// AddressSetType is this project's own: WFP has no type for a list of
+	// addresses, and no dump holds one. Its number is far from Windows's.
+	AddressSetType DataType = 0x8000
 )
+
+// addressSetName is how the type of a set appears in messages. It is not among
+// the names that ParseDataType knows.
+const addressSetName = "WFPEBPF_ADDRESS_SET"
 
 var dataTypeNames = map[DataType]string{
 	Empty: "FWP_EMPTY", Uint8: "FWP_UINT8", Uint16: "FWP_UINT16", Uint32: "FWP_UINT32", Uint64: "FWP_UINT64",
@@ -93,10 +101,14 @@ var dataTypeNames = map[DataType]string{
 	V4AddrMask: "FWP_V4_ADDR_MASK", V6AddrMask: "FWP_V6_ADDR_MASK", RangeType: "FWP_RANGE_TYPE",
 }
 
-// String returns WFP's spelling, such as FWP_UINT32.
+// String returns WFP's spelling, such as FWP_UINT32, and WFPEBPF_ADDRESS_SET for
+// the type that WFP does not have.
 func (t DataType) String() string {
 	if s, ok := dataTypeNames[t]; ok {
 		return s
+	}
+	if t == AddressSetType {
+		return addressSetName
 	}
 	return fmt.Sprintf("FWP_DATA_TYPE(%d)", uint16(t))
 }

@@ -305,6 +305,9 @@ func valueKeyText(b []byte, v *filter.Value) []byte {
 	if v.SD != nil {
 		text(fmt.Sprintf("%v", *v.SD))
 	}
+	if v.Set != nil {
+		text(v.Set.Digest())
+	}
 	if v.Range != nil {
 		b = valueKeyText(b, &v.Range.Low)
 		b = valueKeyText(b, &v.Range.High)

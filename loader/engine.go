@@ -577,6 +577,9 @@ func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []sp
 		err = ctx.Err()
 	}
 	if err == nil {
+		err = e.in.writeSets(rec)
+	}
+	if err == nil {
 		err = e.in.writeRecord(rec)
 	}
 	if err == nil {
@@ -586,7 +589,7 @@ func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []sp
 		return errors.Join(err, e.detachAll(made))
 	}
 	for _, generation := range obsolete {
-		os.Remove(e.in.recordPath(generation))
+		e.in.removeRecord(generation)
 	}
 	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
 		return &InForceError{err}
@@ -970,8 +973,11 @@ func (e *Engine) Policy() (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.in.loadSets(rec); err != nil {
+		return nil, err
+	}
 	return &policy.Policy{
-		Store: rec.store(), Links: rec.Links, DefaultProfile: rec.Profile,
+		Store: rec.store(), Sets: sets(rec.Filters), Links: rec.Links, DefaultProfile: rec.Profile,
 		Services: rec.Services, Packages: rec.Packages, Failsafes: rec.Failsafes,
 	}, nil
 }

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -112,6 +113,8 @@ func members(c filter.Condition, width int) ([]member, error) {
 	switch v.Type {
 	case layermap.Empty:
 		return nil, nil // a matter of the empty leaf
+	case layermap.AddressSetType:
+		return setMembers(v.Set, width, c.Match == filter.MatchNotEqual), nil
 	case layermap.V4AddrMask:
 		mask := numberKey(v.Num&math.MaxUint32, width)
 		want := numberKey(v.Num>>32&v.Num&math.MaxUint32, width)
@@ -163,6 +166,36 @@ func members(c filter.Condition, width int) ([]member, error) {
 		return one(bitsMember(k, key{}, width, true))
 	}
 	return nil, fmt.Errorf("%v on %s cannot be compiled: %w", c.Match, c.Field, filter.ErrMatchTypeMismatch)
+}
+
+// setMembers is a set of addresses as ranges: its own or, negated, those between
+// them.
+func setMembers(s *filter.AddressSet, width int, negated bool) []member {
+	var ms []member
+	next, more := key{}, true // the first value behind the ranges so far
+	add := func(low, high key) {
+		if !negated {
+			ms = append(ms, rangeMember(low, high, width))
+			return
+		}
+		if p, ok := low.previous(width); ok && more && bytes.Compare(next[:], low[:]) < 0 {
+			ms = append(ms, rangeMember(next, p, width))
+		}
+		next, more = high.next(width)
+	}
+	if width == 4 {
+		for _, r := range s.V4() {
+			add(numberKey(uint64(r.Low), width), numberKey(uint64(r.High), width))
+		}
+	} else {
+		for _, r := range s.V6() {
+			add(r.Low.Bytes(), r.High.Bytes())
+		}
+	}
+	if negated && more {
+		ms = append(ms, rangeMember(next, maxKey(width), width))
+	}
+	return ms
 }
 
 // maskMember takes a mask of leading ones as a range, which gives short tries.

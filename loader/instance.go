@@ -25,6 +25,7 @@ import (
 //	PINS/links/HOOK[@IF]  the attachments
 //	RUN/instance.json     what is filtered
 //	RUN/policy-N.json     the policy of commit N; `active` says which N is in force
+//	RUN/set-N-DIGEST      a set of addresses of commit N (sets.go)
 //	RUN/lock              held by the process that changes the instance
 //	RUN/events.lock       held by the process that reads events
 type instance struct {
@@ -204,8 +205,12 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
+	return writeFile(path, b)
+}
+
+func writeFile(path string, data []byte) error {
 	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)

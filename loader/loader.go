@@ -93,6 +93,25 @@ type FilterRow struct {
 	Weight   uint64    `json:"weight"`
 	Action   string    `json:"action"`
 	Hits     uint64    `json:"hits"` // decisions since the last commit
+	// Sets are the sets of addresses that its conditions name; they have the
+	// addresses by number only.
+	Sets []SetRef `json:"sets,omitempty"`
+}
+
+// SetRef names a set of addresses.
+type SetRef struct {
+	Name    string `json:"name"`
+	Entries int    `json:"entries"`
+}
+
+// SetRow is a set of addresses that filters in force name.
+type SetRow struct {
+	Name    string `json:"name"`
+	File    string `json:"file"` // empty: the addresses stand in the policy
+	Entries int    `json:"entries"`
+	V4      int    `json:"v4"` // ranges of IPv4 addresses that the entries come to
+	V6      int    `json:"v6"` // likewise
+	Filters int    `json:"filters"`
 }
 
 // SubLayerRow is a sublayer with filters in force.

@@ -4,8 +4,10 @@ package loader
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/wfpebpf/wfpebpf/filter"
@@ -16,11 +18,16 @@ import (
 // seedRecord is the record of a small policy.
 func seedRecord(f *testing.F) []byte {
 	s := filter.NewStore()
+	var set filter.SetBuilder
+	if err := set.Add(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.9")); err != nil {
+		f.Fatal(err)
+	}
 	for _, v := range []struct {
 		key string
 		v   filter.Value
 	}{
 		{"IP_REMOTE_PORT", filter.U16(445)},
+		{"IP_REMOTE_ADDRESS", filter.SetValue(set.Set("list", "list.txt"))},
 		{"ALE_APP_ID", filter.Blob([]byte("/bin/sh"))},
 		{"ALE_USER_ID", filter.SDValue(&filter.SecurityDescriptor{Entries: []filter.ACE{{Allow: true, Mask: 1, SID: filter.UnixUser(1000)}}})},
 	} {
@@ -55,6 +62,12 @@ func FuzzRecord(f *testing.F) {
 		r, err := in.readRecord(1)
 		if err != nil {
 			return
+		}
+		for _, s := range sets(r.Filters) {
+			_ = s.String()
+		}
+		if err := in.loadSets(r); err == nil && slices.ContainsFunc(sets(r.Filters), func(s *filter.AddressSet) bool { return !s.Loaded() }) {
+			t.Fatal("sets without addresses are taken for loaded")
 		}
 		store := r.store()
 		r.linkPolicy()

@@ -46,6 +46,7 @@ func (e *Engine) Filters() ([]FilterRow, error) {
 		rows = append(rows, FilterRow{
 			ID: f.ID, Name: f.Name, Layer: layerName(f.Layer), SubLayer: names[f.SubLayer],
 			Weight: f.EffectiveWeight, Action: f.Action.Short(), Hits: hits[f.ID],
+			Sets: setRefs(f),
 		})
 	}
 	return rows, nil

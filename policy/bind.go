@@ -194,7 +194,7 @@ func groups(f *filter.Filter, layer *layermap.Layer, windows bool) []*group {
 // field that is always empty is so for every identity.
 func (b *binder) group(g *group) (why *reason, refused bool) {
 	src := g.layer.Source(g.field.Key)
-	rule := fieldRules[g.field.Key]
+	rule, empty := fieldRules[g.field.Key], g.emptySets()
 	switch {
 	case src.Kind == layermap.Refused:
 		return because(classField, "%s: %s", g.field.Key, src.From), true
@@ -205,6 +205,8 @@ func (b *binder) group(g *group) (why *reason, refused bool) {
 		return nil, false
 	case rule != nil:
 		return rule(b, g)
+	case empty != nil:
+		return empty, false
 	case src.Only != nil:
 		if !g.anyOf(src.Only) {
 			return g.rare(src)

@@ -75,6 +75,7 @@ const (
 	classField       class = "field that cannot be known here"
 	classProtocol    class = "protocol not judged at ALE yet"
 	classFamily      class = "addresses of the other family"
+	classEmptySet    class = "set without addresses"
 	classUnreadable  class = "not understood"
 
 	classApp      class = "program not mapped"

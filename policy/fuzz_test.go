@@ -54,6 +54,7 @@ func FuzzNetsh(f *testing.F) {
 func FuzzYAML(f *testing.F) {
 	seed(f, "policy.yaml")
 	f.Add([]byte(yamlOf("ALE_AUTH_CONNECT_V4", "IP_REMOTE_ADDRESS: {match: RANGE, value: 10.0.0.1-10.0.0.9}")))
+	f.Add([]byte("wfpebpf: 1\nsets: {a: [10.0.0.1, \"::/0\"], b: []}\n" + setFilters))
 	f.Fuzz(func(t *testing.T, data []byte) { load(t, data) })
 }
 

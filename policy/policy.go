@@ -82,6 +82,7 @@ type Policy struct {
 	DefaultProfile uint32                // of a link that Links does not hold
 	Services       map[filter.SID]string // SID of a mapped service: its unit
 	Packages       map[filter.SID]string // SID of a mapped package: its unit or scope
+	Sets           []*filter.AddressSet  // that the files define
 	Notes          []string              // what the reader should know first
 	Files          []string
 	Failsafes      []string // what is let in whatever the filters say, as the user wrote it
@@ -140,10 +141,12 @@ type loading struct {
 	docs   []*document
 	drafts int
 	policy *Policy
+
+	setNames map[string]string // and the file that defines it
 }
 
 func newLoading(opts Options) *loading {
-	l := &loading{opts: opts, m: opts.Map}
+	l := &loading{opts: opts, m: opts.Map, setNames: map[string]string{}}
 	if l.m == nil {
 		l.m = &Map{}
 	}
@@ -172,7 +175,7 @@ func (l *loading) read(name string, data []byte) error {
 
 func (l *loading) finish() (*Policy, error) {
 	p := l.policy
-	for _, define := range []func(*document) error{l.providers, l.subLayers, l.callouts} {
+	for _, define := range []func(*document) error{l.providers, l.subLayers, l.callouts, l.sets} {
 		for _, doc := range l.docs {
 			if err := define(doc); err != nil {
 				return nil, err

@@ -26,6 +26,7 @@ type document struct {
 	subLayers []located[filter.SubLayer]
 	callouts  []located[filter.Callout]
 	units     []string // named as users
+	sets      []*fileSet
 	drafts    []*draft
 }
 

@@ -28,6 +28,9 @@ type Report struct {
 	Unmatchable int            `json:"unmatchable"`
 	Refused     int            `json:"refused"`
 	Filters     []ReportFilter `json:"filters"`
+	// Sets are the sets of addresses that the files define; none where they
+	// define none.
+	Sets []ReportSet `json:"sets,omitempty"`
 
 	notes []string
 }
@@ -45,6 +48,16 @@ type ReportFilter struct {
 	class class
 }
 
+// ReportSet is one set of addresses in a Report.
+type ReportSet struct {
+	Name    string `json:"name"`
+	File    string `json:"file"` // empty: the addresses stand in the policy
+	Entries int    `json:"entries"`
+	V4      int    `json:"v4"`      // ranges of IPv4 addresses that the entries come to
+	V6      int    `json:"v6"`      // likewise
+	Filters int    `json:"filters"` // that are kept and have a condition on it
+}
+
 // Report returns the account of every filter, in file order.
 func (p *Policy) Report() Report {
 	r := Report{Filters: make([]ReportFilter, 0, len(p.Entries)), notes: p.Notes}
@@ -56,6 +69,17 @@ func (p *Policy) Report() Report {
 		r.Filters = append(r.Filters, ReportFilter{
 			ID: e.Filter.ID, Name: e.Filter.Name, Layer: e.layerName(), SubLayer: p.subLayerName(e.Filter.SubLayer),
 			Action: actionName(e.Filter.Action), State: e.State, Reason: e.Reason, class: e.class,
+		})
+	}
+	filters := map[*filter.AddressSet]int{}
+	for _, f := range p.Store.Filters() {
+		for _, s := range f.Sets() {
+			filters[s]++
+		}
+	}
+	for _, s := range p.Sets {
+		r.Sets = append(r.Sets, ReportSet{
+			Name: s.Name(), File: s.Source(), Entries: s.Entries(), V4: s.Ranges4(), V6: s.Ranges6(), Filters: filters[s],
 		})
 	}
 	return r
@@ -136,12 +160,30 @@ func (r Report) WriteText(w io.Writer) error {
 			fmt.Fprintf(b, "  and %d more (--json lists all)\n", more)
 		}
 	}
+	writeSets(b, r.Sets)
 	fmt.Fprintf(b, "%d filters: %d enforced, %d unmatchable, %d refused\n", r.Total, r.Enforced, r.Unmatchable, r.Refused)
 	for _, c := range r.classes() {
 		fmt.Fprintf(b, "  %6d %s: %s\n", c.n, c.state, c.class)
 	}
 	fmt.Fprintf(b, "%d block filters cannot be enforced\n", r.UnenforceableBlocks())
 	return b.Flush()
+}
+
+// mostSets is how many sets the text names.
+const mostSets = 20
+
+func writeSets(b *bufio.Writer, sets []ReportSet) {
+	for _, s := range sets[:min(len(sets), mostSets)] {
+		text := fmt.Sprintf("set %q: %d entries in %d IPv4 and %d IPv6 ranges, %d filters",
+			clip(s.Name), s.Entries, s.V4, s.V6, s.Filters)
+		if s.File != "" {
+			text += ", from " + s.File
+		}
+		writeNote(b, printable(text))
+	}
+	if more := len(sets) - mostSets; more > 0 {
+		fmt.Fprintf(b, "and %d more sets (--json lists all)\n", more)
+	}
 }
 
 // writeNote writes a note, a long one clause by clause.

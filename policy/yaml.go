@@ -27,6 +27,8 @@ type yamlReader struct {
 	m   *Map
 
 	providers, subLayers, callouts map[string]filter.GUID // by key as written
+	sets                           map[string]*fileSet
+	entries                        int // of all sets
 }
 
 func readYAML(name string, data []byte, m *Map) (*document, error) {
@@ -40,20 +42,26 @@ func readYAML(name string, data []byte, m *Map) (*document, error) {
 	r := &yamlReader{
 		doc: &document{file: name}, m: m,
 		providers: map[string]filter.GUID{}, subLayers: map[string]filter.GUID{}, callouts: map[string]filter.GUID{},
+		sets: map[string]*fileSet{},
 	}
 	// Definitions come before what refers to them, wherever they stand in the file.
 	version := ""
-	var providers, subLayers, callouts, filters *node
+	var providers, subLayers, callouts, sets, filters *node
 	keep := func(to **node) reader { return func(n *node) error { *to = n; return nil } }
 	err = root.fields("the policy", map[string]reader{
 		"wfpebpf": text(&version, "wfpebpf"), "providers": keep(&providers), "sublayers": keep(&subLayers),
-		"callouts": keep(&callouts), "filters": keep(&filters),
+		"callouts": keep(&callouts), "sets": keep(&sets), "filters": keep(&filters),
 	})
 	if err != nil {
 		return nil, err
 	}
 	if version != formatVersion {
 		return nil, root.pos.errorf("not a policy: it must begin with \"wfpebpf: %s\"", formatVersion)
+	}
+	if sets != nil {
+		if err := sets.entries("sets", r.set); err != nil {
+			return nil, err
+		}
 	}
 	for _, part := range []struct {
 		what string
@@ -387,13 +395,13 @@ func (r *yamlReader) conditions(d *draft, l *layermap.Layer, conditions []*node,
 }
 
 // condition reads one entry: a value, a list of values that are alternatives,
-// or {match, value}. other counts the addresses left out because they are of
+// {match, value}, or {match, set}. other counts the addresses left out because they are of
 // the other family.
 func (r *yamlReader) condition(field layermap.Field, n *node, both bool) (conds []filter.Condition, other int, err error) {
 	match, explicit := filter.MatchEqual, false
 	at := n
 	if n.kind == mapNode {
-		var value *node
+		var value, set *node
 		err := n.fields("a condition", map[string]reader{
 			"match": func(n *node) error {
 				m, ok := matchTypes[strings.TrimPrefix(strings.ToUpper(n.text), "FWP_MATCH_")]
@@ -404,9 +412,18 @@ func (r *yamlReader) condition(field layermap.Field, n *node, both bool) (conds 
 				return nil
 			},
 			"value": func(n *node) error { value = n; return nil },
+			"set":   func(n *node) error { set = n; return nil },
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, 0, err
+		case set != nil && value != nil:
+			return nil, 0, n.pos.errorf("%s: a condition has a value or a set, not both", field.Key)
+		case set != nil && match != filter.MatchEqual && match != filter.MatchNotEqual:
+			return nil, 0, n.pos.wrap(filter.ErrMatchTypeMismatch, "%s: a set goes with EQUAL (in it) or NOT_EQUAL (not in it)", field.Key)
+		case set != nil:
+			v, err := r.setRef(field, set)
+			return []filter.Condition{{Field: field.Key, Match: match, Value: v}}, 0, err
 		}
 		if value == nil {
 			return nil, 0, n.pos.errorf("%s: a condition needs a value", field.Key)

@@ -44,6 +44,9 @@ each filter, attaches the hooks that the policy needs and puts it in force in on
 instant. Run again, it replaces the policy in force. The last line of the report
 is the number of block filters that cannot be enforced here.
 
+Files of addresses that a policy names (its sets) are read along with it; after a
+change of one, apply the policy again.
+
 A policy that would block the caller's own SSH connection, as if new, is not put
 in force, unless --confirm or --force is given. Flows that are open at the first
 apply are not cut at the ALE layers.

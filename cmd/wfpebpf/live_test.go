@@ -121,7 +121,7 @@ func TestLiveCommands(t *testing.T) {
 	if len(hooks) == 0 {
 		t.Error("no hooks are shown")
 	}
-	for _, what := range []string{"filters", "sublayers", "callouts", "hooks", "state"} {
+	for _, what := range []string{"filters", "sublayers", "callouts", "sets", "hooks", "state"} {
 		if out := l.must("show", what); !strings.Contains(out, "\n") {
 			t.Errorf("show %s: %q", what, out)
 		}

@@ -79,7 +79,7 @@ func TestMistakesNameTheRemedy(t *testing.T) {
 	}{
 		{[]string{"aply", policy}, "Did you mean this?; apply (wfpebpf --help)"},
 		{[]string{"apply"}, "a policy file is needed (wfpebpf apply --help)"},
-		{[]string{"show", "weather"}, "callouts, filters, hooks, state, sublayers"},
+		{[]string{"show", "weather"}, "callouts, filters, hooks, sets, state, sublayers"},
 		{[]string{"explain", policy, "--layer", "NOWHERE"}, "wfpebpf layers lists them"},
 		{[]string{"explain", policy, "--layer", "ALE_AUTH_CONNECT_V4", "X=1"}, "wfpebpf layers --fields ALE_AUTH_CONNECT_V4 lists them"},
 		{[]string{"explain", policy, "--in", "x", "--to", "192.0.2.1:1"}, "tcp, udp, icmp, icmpv6 or a number"},

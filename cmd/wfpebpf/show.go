@@ -20,8 +20,12 @@ import (
 var views = map[string]func(*loader.Engine) (view, error){
 	"filters": func(e *loader.Engine) (view, error) {
 		rows, err := e.Filters()
-		return table("ID NAME LAYER SUBLAYER WEIGHT ACTION HITS", rows, func(r loader.FilterRow) []any {
-			return []any{r.ID, short(r.Name), r.Layer, short(r.SubLayer), fmt.Sprintf("%#x", r.Weight), r.Action, r.Hits}
+		return filterTable(rows), err
+	},
+	"sets": func(e *loader.Engine) (view, error) {
+		rows, err := e.Sets()
+		return table("NAME ENTRIES IPV4-RANGES IPV6-RANGES FILTERS FILE", rows, func(r loader.SetRow) []any {
+			return []any{short(r.Name), r.Entries, r.V4, r.V6, r.Filters, r.File}
 		}), err
 	},
 	"sublayers": func(e *loader.Engine) (view, error) {
@@ -53,6 +57,24 @@ var views = map[string]func(*loader.Engine) (view, error){
 		}
 		return view{json: s, text: func(w io.Writer) error { return writeState(w, s) }}, err
 	},
+}
+
+// filterTable has a column for sets of addresses where some filter names one.
+func filterTable(rows []loader.FilterRow) view {
+	const header = "ID NAME LAYER SUBLAYER WEIGHT ACTION HITS"
+	cells := func(r loader.FilterRow) []any {
+		return []any{r.ID, short(r.Name), r.Layer, short(r.SubLayer), fmt.Sprintf("%#x", r.Weight), r.Action, r.Hits}
+	}
+	if !slices.ContainsFunc(rows, func(r loader.FilterRow) bool { return len(r.Sets) > 0 }) {
+		return table(header, rows, cells)
+	}
+	return table(header+" SETS", rows, func(r loader.FilterRow) []any {
+		var sets []string
+		for _, s := range r.Sets {
+			sets = append(sets, fmt.Sprintf("%s (%d entries)", short(s.Name), s.Entries))
+		}
+		return append(cells(r), strings.Join(sets, ", "))
+	})
 }
 
 // families writes layers of which both families are there as one word, in the
@@ -95,10 +117,11 @@ func showCommand() *cobra.Command {
 		Use:   "show {" + strings.Join(what, "|") + "}",
 		Short: "Show what is in force",
 		Long: `Shows the filters with their hits since the last commit, the sublayers, the
-callouts, the hooks, or an overview: commits, memory, names that went stale, lost
+callouts, the sets of addresses, the hooks, or an overview: commits, memory, names that went stale, lost
 events, failsafes.`,
 		Example: `  wfpebpf show filters
   wfpebpf show state --json
+  wfpebpf show sets
   wfpebpf show hooks --netns lab`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || views[args[0]] == nil {

@@ -215,6 +215,8 @@ const (
 	formMask         = "EQUAL mask"
 	formNotMask      = "NOT_EQUAL mask"
 	formGrants       = "EQUAL access list"
+	formSet          = "EQUAL set"
+	formNotSet       = "NOT_EQUAL set"
 	formEqual        = "EQUAL"
 	formNotEqual     = "NOT_EQUAL"
 	formRange        = "RANGE"
@@ -225,6 +227,7 @@ const (
 
 var matches = map[string]filter.MatchType{
 	formEmpty: filter.MatchEqual, formMask: filter.MatchEqual, formNotMask: filter.MatchNotEqual,
+	formSet: filter.MatchEqual, formNotSet: filter.MatchNotEqual,
 	formGrants: filter.MatchEqual, formEqual: filter.MatchEqual, formNotEqual: filter.MatchNotEqual,
 	"GREATER": filter.MatchGreater, "LESS": filter.MatchLess,
 	"GREATER_OR_EQUAL": filter.MatchGreaterOrEqual, "LESS_OR_EQUAL": filter.MatchLessOrEqual,
@@ -250,7 +253,7 @@ func Forms(f layermap.Field) []string {
 		forms = []string{formEqual}
 	}
 	if f.Type == layermap.IPAddress {
-		forms = append(forms, formMask, formNotMask)
+		forms = append(forms, formMask, formNotMask, formSet, formNotSet)
 	}
 	return append(forms, formEmpty)
 }
@@ -281,6 +284,11 @@ func FormOf(c filter.Condition) string {
 			return formNotMask
 		}
 		return formMask
+	case layermap.AddressSetType:
+		if not {
+			return formNotSet
+		}
+		return formSet
 	case layermap.SecurityDescriptorType:
 		return formGrants
 	}
@@ -291,7 +299,9 @@ func FormOf(c filter.Condition) string {
 var plainForms = func() map[filter.MatchType]string {
 	forms := map[filter.MatchType]string{}
 	for form, m := range matches {
-		if form != formEmpty && form != formMask && form != formNotMask && form != formGrants {
+		switch form {
+		case formEmpty, formMask, formNotMask, formGrants, formSet, formNotSet:
+		default:
 			forms[m] = form
 		}
 	}
@@ -324,6 +334,8 @@ func (g *Generator) condition(l *layermap.Layer, f layermap.Field, form string) 
 		c.Value = filter.SDValue(g.descriptor())
 	case formMask, formNotMask:
 		c.Value = g.mask(g.value(l, f))
+	case formSet, formNotSet:
+		c.Value = g.set(l, f)
 	case formRange:
 		v, w := g.value(l, f), g.value(l, f)
 		if order, _ := filter.Compare(v, w); order > 0 {
@@ -334,6 +346,36 @@ func (g *Generator) condition(l *layermap.Layer, f layermap.Field, form string) 
 		c.Value = g.value(l, f)
 	}
 	return c
+}
+
+// set draws a set of a few addresses and networks of both families, which lie
+// apart, touch or overlap.
+func (g *Generator) set(l *layermap.Layer, f layermap.Field) filter.Value {
+	var b filter.SetBuilder
+	for range g.r.IntN(12) {
+		low := g.value(l, f)
+		high := low
+		if v := g.value(l, f); g.one(3) {
+			if order, _ := filter.Compare(low, v); order <= 0 {
+				high = v
+			}
+		}
+		must(b.Add(address(low), address(high)))
+		other := netip.MustParseAddr("2001:db8::1")
+		if f.DataType == layermap.ByteArray16 {
+			other = netip.MustParseAddr("192.0.2.1")
+		}
+		must(b.Add(other, other))
+	}
+	return filter.SetValue(b.Set("random", ""))
+}
+
+// address is the address that a value of a field is.
+func address(v filter.Value) netip.Addr {
+	if v.Type == layermap.Uint32 {
+		return netip.AddrFrom4([4]byte{byte(v.Num >> 24), byte(v.Num >> 16), byte(v.Num >> 8), byte(v.Num)})
+	}
+	return netip.AddrFrom16([16]byte(v.Bytes))
 }
 
 // flagBits are the FWP_CONDITION_FLAG_* bits that policies test.
@@ -373,8 +415,7 @@ func (g *Generator) mask(v filter.Value) filter.Value {
 		if g.one(4) {
 			return filter.V4AddrAndMask(uint32(v.Num), pick(g, []uint32{0xff00ff00, 0x00ffffff, 0xfffe0001}))
 		}
-		a := netip.AddrFrom4([4]byte{byte(v.Num >> 24), byte(v.Num >> 16), byte(v.Num >> 8), byte(v.Num)})
-		return filter.V4Mask(netip.PrefixFrom(a, g.r.IntN(33)))
+		return filter.V4Mask(netip.PrefixFrom(address(v), g.r.IntN(33)))
 	}
 	return filter.V6Mask(netip.PrefixFrom(netip.AddrFrom16([16]byte(v.Bytes)), g.r.IntN(129)))
 }
@@ -621,6 +662,22 @@ func (g *Generator) meet(l *layermap.Layer, f layermap.Field, c filter.Condition
 	return v
 }
 
+// ofSet is a value at the border of one of a set's ranges, or v.
+func (g *Generator) ofSet(s *filter.AddressSet, v filter.Value) filter.Value {
+	var low, high filter.Value
+	if n := len(s.V4()); v.Type == layermap.Uint32 && n > 0 {
+		r := s.V4()[g.r.IntN(n)]
+		low, high = filter.U32(r.Low), filter.U32(r.High)
+	} else if n := len(s.V6()); v.Type == layermap.ByteArray16 && n > 0 {
+		r := s.V6()[g.r.IntN(n)]
+		first, last := r.Low.Bytes(), r.High.Bytes()
+		low, high = filter.Value{Type: v.Type, Bytes: first[:]}, filter.Value{Type: v.Type, Bytes: last[:]}
+	} else {
+		return v
+	}
+	return pick(g, []filter.Value{low, high, step(low, -1), step(high, 1), v})
+}
+
 // border is a value at a condition's border, or v.
 func (g *Generator) border(f layermap.Field, c filter.Condition, v filter.Value) filter.Value {
 	o := c.Value
@@ -640,6 +697,8 @@ func (g *Generator) border(f layermap.Field, c filter.Condition, v filter.Value)
 			}
 			v.Bytes[i] = v.Bytes[i]&^host | fill[i]&host
 		}
+	case layermap.AddressSetType:
+		return g.ofSet(o.Set, v)
 	case layermap.SecurityDescriptorType, layermap.SIDType:
 		return v // only what a process here can be
 	case layermap.RangeType:
