@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
@@ -98,15 +99,10 @@ func probePrograms(spec *ebpf.CollectionSpec) (map[string]error, error) {
 	if err != nil {
 		able := spec.Copy()
 		for name, p := range spec.Programs {
-			one := spec.Copy()
-			one.Programs = map[string]*ebpf.ProgramSpec{name: p.Copy()}
-			c, err := ebpf.NewCollection(one)
-			if err != nil {
+			if err := loadsAlone(spec, name, p); err != nil {
 				refused[name] = err
 				delete(able.Programs, name)
-				continue
 			}
-			c.Close()
 		}
 		if coll, err = ebpf.NewCollection(able); err != nil {
 			return refused, fmt.Errorf("loading the programs that load alone: %w", err)
@@ -124,6 +120,22 @@ func probePrograms(spec *ebpf.CollectionSpec) (map[string]error, error) {
 		refused[program] = err
 	}
 	return refused, nil
+}
+
+// loadsAlone says why a program does not load. That the kernel has none of the
+// type, and which has, says more than what it stumbles over.
+func loadsAlone(spec *ebpf.CollectionSpec, name string, p *ebpf.ProgramSpec) error {
+	if err := features.HaveProgramType(p.Type); errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	one := spec.Copy()
+	one.Programs = map[string]*ebpf.ProgramSpec{name: p.Copy()}
+	c, err := ebpf.NewCollection(one)
+	if err != nil {
+		return err
+	}
+	c.Close()
+	return nil
 }
 
 // probeLinks attaches the programs of links and of the namespace to lo in a
