@@ -521,9 +521,9 @@ func TestTransportFragmentOverlap(t *testing.T) {
 		}
 		return serialize(t, udp, gopacket.Payload(strings.Repeat("x", 24)))
 	}
-	fragment := func(id uint32, offset uint16, more bool, data []byte) {
+	fragment := func(id uint32, next layers.IPProtocol, offset uint16, more bool, data []byte) {
 		header := make([]byte, 8)
-		header[0] = byte(layers.IPProtocolUDP)
+		header[0] = byte(next)
 		binary.BigEndian.PutUint16(header[2:], offset)
 		if more {
 			header[3] |= 1
@@ -544,22 +544,34 @@ func TestTransportFragmentOverlap(t *testing.T) {
 		_, _, err := host.Receive(s, testbed.Options{Timeout: o.limit})
 		o.want(t, err)
 	}
+	const udp, options = layers.IPProtocolUDP, layers.IPProtocolIPv6Destination
 	to8080, to8081 := datagram(8080), datagram(8081)
+	behind := func(datagram []byte) []byte {
+		return append([]byte{byte(udp), 0, 1, 4, 0, 0, 0, 0}, datagram...)
+	}
 	for i, row := range []struct {
 		name       string
 		send       func(id uint32)
 		open, shut outcome
 	}{
-		{"to the open port", func(id uint32) { fragment(id, 0, true, to8080[:16]); fragment(id, 16, false, to8080[16:]) }, passes, dropped},
-		{"to the open port, the first last", func(id uint32) { fragment(id, 16, false, to8080[16:]); fragment(id, 0, true, to8080[:16]) }, passes, dropped},
-		{"to the blocked port", func(id uint32) { fragment(id, 0, true, to8081[:16]); fragment(id, 16, false, to8081[16:]) }, dropped, dropped},
-		{"to the blocked port, the first last", func(id uint32) { fragment(id, 16, false, to8081[16:]); fragment(id, 0, true, to8081[:16]) }, dropped, dropped},
-		{"two firsts", func(id uint32) {
-			fragment(id, 0, true, to8080[:16])
-			fragment(id, 0, true, to8081[:16])
-			fragment(id, 16, false, to8081[16:])
+		{"to the open port", func(id uint32) { fragment(id, udp, 0, true, to8080[:16]); fragment(id, udp, 16, false, to8080[16:]) }, passes, dropped},
+		{"to the open port, the first last", func(id uint32) { fragment(id, udp, 16, false, to8080[16:]); fragment(id, udp, 0, true, to8080[:16]) }, passes, dropped},
+		{"to the blocked port", func(id uint32) { fragment(id, udp, 0, true, to8081[:16]); fragment(id, udp, 16, false, to8081[16:]) }, dropped, dropped},
+		{"to the blocked port, the first last", func(id uint32) { fragment(id, udp, 16, false, to8081[16:]); fragment(id, udp, 0, true, to8081[:16]) }, dropped, dropped},
+		{"to the open port, behind options", func(id uint32) {
+			fragment(id, options, 0, true, behind(to8080)[:16])
+			fragment(id, options, 16, false, behind(to8080)[16:])
 		}, passes, dropped},
-		{"ports cut off", func(id uint32) { fragment(id, 0, true, nil); fragment(id, 0, false, to8081) }, dropped, dropped},
+		{"to the blocked port, behind options", func(id uint32) {
+			fragment(id, options, 0, true, behind(to8081)[:16])
+			fragment(id, options, 16, false, behind(to8081)[16:])
+		}, dropped, dropped},
+		{"two firsts", func(id uint32) {
+			fragment(id, udp, 0, true, to8080[:16])
+			fragment(id, udp, 0, true, to8081[:16])
+			fragment(id, udp, 16, false, to8081[16:])
+		}, passes, dropped},
+		{"ports cut off", func(id uint32) { fragment(id, udp, 0, true, nil); fragment(id, udp, 0, false, to8081) }, dropped, dropped},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			row.send(uint32(i + 1))
