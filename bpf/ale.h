@@ -39,6 +39,11 @@ static __always_inline int is_connect(__u32 layer)
 	return (layer & ~2U) == WFP_ALE_AUTH_CONNECT_V4;
 }
 
+static __always_inline int is_transport_out(__u32 layer)
+{
+	return (layer & ~2U) == WFP_OUTBOUND_TRANSPORT_V4;
+}
+
 /* Puts the interface fields of a layer (ale.md 2: an accept has an arrival
  * interface, a connect a next hop; the other one is empty). */
 static __always_inline void put_ale_interface(struct wfp_values *v, const struct wfp_tuple *t)
@@ -134,7 +139,7 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 	}
 	e->local_port = t->local_port;
 	e->protocol = t->protocol;
-	e->outbound = is_connect(t->layer);
+	e->outbound = is_connect(t->layer) || is_transport_out(t->layer);
 	e->ifindex = t->ifindex;
 	if (s) {
 		e->inode = s->inode;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "ale.h"
+#include "kernel_socket.h"
 #include "packet.h"
 
 #define WFP_INIT 1 /* process 1, which makes sockets for services (activation) */
@@ -20,35 +21,6 @@ struct bpf_iter__task_file {
 	struct task_struct *task;
 	__u32 fd;
 	struct file *file;
-};
-struct socket {
-	struct sock *sk;
-};
-struct net {
-	__u64 net_cookie;
-};
-typedef struct {
-	struct net *net;
-} possible_net_t;
-struct in6_addr {
-	__u8 bytes[16];
-};
-struct sock_common {
-	__u32 skc_daddr;
-	__u32 skc_rcv_saddr;
-	__u16 skc_dport;
-	__u16 skc_family;
-	volatile unsigned char skc_state;
-	possible_net_t skc_net;
-	struct in6_addr skc_v6_daddr;
-	struct in6_addr skc_v6_rcv_saddr;
-	struct {
-		__s64 counter;
-	} skc_cookie;
-};
-struct sock {
-	struct sock_common __sk_common;
-	__u16 sk_protocol;
 };
 struct tcp_ulp_ops {
 	char name[16];
@@ -65,7 +37,6 @@ struct bpf_iter__tcp {
 	struct sock_common *sk_common;
 };
 #pragma clang attribute pop
-
 
 /* Gives a socket the identity of the task that holds it. Returns 1 where it had
  * none. */

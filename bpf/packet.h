@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Reads IP and transport headers of a socket buffer. */
+/* Reads IP and transport headers of a packet. */
 #pragma once
 
 #include "wfp.h"
@@ -16,8 +16,27 @@ struct wfp_headers {
 	__u8 protocol;
 	__u8 v6;
 	__u8 syn; /* TCP: SYN without ACK */
-	__u8 fragment;
+	__u8 fragment; /* enum wfp_fragment */
 };
+
+enum wfp_fragment {
+	WFP_FRAGMENT_NOT = 0,
+	WFP_FRAGMENT_FIRST = 1,
+	WFP_FRAGMENT_NEXT = 2, /* what follows may be the middle of anything */
+};
+
+/* Where a packet is read from: hooks with a struct __sk_buff have a helper for
+ * it, others a dynptr. One of the two is NULL, which folds to a constant. */
+struct wfp_bytes {
+	struct __sk_buff *skb;
+	const struct bpf_dynptr *dynptr;
+};
+
+static __always_inline long load(struct wfp_bytes p, __u32 offset, void *to, __u32 length)
+{
+	return p.dynptr ? bpf_dynptr_read(to, length, p.dynptr, offset, 0) :
+			  bpf_skb_load_bytes(p.skb, offset, to, length);
+}
 
 static __always_inline void ip6_halves(const __u8 *bytes, __u64 out[2])
 {
@@ -29,14 +48,14 @@ static __always_inline void ip6_halves(const __u8 *bytes, __u64 out[2])
 	out[1] = bpf_be64_to_cpu(half);
 }
 
-/* Reads the IP header at an offset of the buffer. Returns the offset of what
+/* Reads the IP header at an offset of the packet. Returns the offset of what
  * follows it, or -1 for what is not a whole IP header. */
-static __always_inline int read_ip(struct __sk_buff *skb, int offset, struct wfp_headers *h)
+static __always_inline int read_ip(struct wfp_bytes p, int v6, int offset, struct wfp_headers *h)
 {
 	__u8 b[40];
 
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes(skb, offset, b, 40) || b[0] >> 4 != 6)
+	if (v6) {
+		if (load(p, offset, b, 40) || b[0] >> 4 != 6)
 			return -1;
 		h->v6 = 1;
 		h->protocol = b[6];
@@ -44,10 +63,12 @@ static __always_inline int read_ip(struct __sk_buff *skb, int offset, struct wfp
 		ip6_halves(b + 24, h->destination);
 		return offset + 40;
 	}
-	if (bpf_skb_load_bytes(skb, offset, b, 20) || b[0] >> 4 != 4)
+	if (load(p, offset, b, 20) || b[0] >> 4 != 4)
 		return -1;
 	h->protocol = b[9];
-	h->fragment = (b[6] & 0x3f) | b[7] ? 1 : 0; /* more fragments, or an offset */
+	h->fragment = (b[6] & 0x1f) | b[7] ? WFP_FRAGMENT_NEXT :
+		      b[6] & 0x20	   ? WFP_FRAGMENT_FIRST :
+					     WFP_FRAGMENT_NOT;
 	h->source[0] = (__u32)b[12] << 24 | b[13] << 16 | b[14] << 8 | b[15];
 	h->destination[0] = (__u32)b[16] << 24 | b[17] << 16 | b[18] << 8 | b[19];
 	return offset + (b[0] & 15) * 4;
@@ -55,9 +76,10 @@ static __always_inline int read_ip(struct __sk_buff *skb, int offset, struct wfp
 
 /* Passes IPv6 extension headers. Returns the transport header's offset, or -1
  * where they are cut off or are more than eight: RFC 8504, 5.3 lets a host stop
- * there, and hosts that do not would be asked about a port that nobody has read. */
-static __always_inline int skip_extensions(struct __sk_buff *skb, int offset,
-					   struct wfp_headers *h)
+ * there, and hosts that do not would be asked about a port that nobody has read.
+ * At a fragment it ends, or, if asked to, at one that is not the first. */
+static __always_inline int skip_extensions(struct wfp_bytes p, int offset, struct wfp_headers *h,
+					   int into_first)
 {
 	for (int i = 0; i < WFP_MAX_EXTENSIONS; i++) {
 		__u8 b[4];
@@ -66,22 +88,23 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, int offset,
 		case 0:   /* hop by hop */
 		case 43:  /* routing */
 		case 60:  /* destination options */
-			if (bpf_skb_load_bytes(skb, offset, b, 2))
+			if (load(p, offset, b, 2))
 				return -1;
 			offset += (b[1] + 1) * 8;
 			break;
 		case 51: /* authentication */
-			if (bpf_skb_load_bytes(skb, offset, b, 2))
+			if (load(p, offset, b, 2))
 				return -1;
 			offset += (b[1] + 2) * 4;
 			break;
 		case 44: /* fragment */
-			if (bpf_skb_load_bytes(skb, offset, b, 4))
+			if (load(p, offset, b, 4))
 				return -1;
 			offset += 8;
-			if (b[2] || b[3] & 0xf9) {
-				/* what follows may be the middle of anything */
-				h->fragment = 1;
+			h->fragment = b[2] || b[3] & 0xf8 ? WFP_FRAGMENT_NEXT :
+				      b[3] & 1		  ? WFP_FRAGMENT_FIRST :
+							    WFP_FRAGMENT_NOT;
+			if (h->fragment > (into_first ? WFP_FRAGMENT_FIRST : WFP_FRAGMENT_NOT)) {
 				h->protocol = b[0];
 				return offset;
 			}
@@ -95,15 +118,15 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, int offset,
 }
 
 /* Reads ports and, of TCP, whether it opens a connection. */
-static __always_inline int read_ports(struct __sk_buff *skb, int offset, struct wfp_headers *h)
+static __always_inline int read_ports(struct wfp_bytes p, int offset, struct wfp_headers *h)
 {
 	__u8 b[14];
 
 	if (h->protocol == 6) {
-		if (bpf_skb_load_bytes(skb, offset, b, 14))
+		if (load(p, offset, b, 14))
 			return -1;
 		h->syn = (b[13] & 0x12) == 0x02;
-	} else if (bpf_skb_load_bytes(skb, offset, b, 4)) {
+	} else if (load(p, offset, b, 4)) {
 		return -1;
 	}
 	h->source_port = b[0] << 8 | b[1];
@@ -114,16 +137,17 @@ static __always_inline int read_ports(struct __sk_buff *skb, int offset, struct 
 /* Reads all of a packet whose IP header is at the start of the buffer. */
 __noinline int wfp_read_packet(struct __sk_buff *skb, struct wfp_headers *h)
 {
+	struct wfp_bytes p = { .skb = skb };
 	int offset;
 
 	if (!h)
 		return -1;
-	offset = read_ip(skb, 0, h);
+	offset = read_ip(p, skb->protocol == bpf_htons(ETH_P_IPV6), 0, h);
 	if (offset > 0 && h->v6)
-		offset = skip_extensions(skb, offset, h);
+		offset = skip_extensions(p, offset, h, 0);
 	if (offset < 0 || (h->protocol != 6 && h->protocol != 17))
 		return -1;
-	return read_ports(skb, offset, h);
+	return read_ports(p, offset, h);
 }
 
 enum wfp_ip {
@@ -143,16 +167,17 @@ struct wfp_address {
 __noinline int wfp_read_addresses(struct __sk_buff *skb, __u32 offset, struct wfp_address *source,
 				  struct wfp_address *destination)
 {
+	struct wfp_bytes p = { .skb = skb };
 	struct wfp_headers h = {};
 	int end;
 
 	if (!source || !destination)
 		return WFP_NOT_IP;
-	end = read_ip(skb, offset, &h);
+	end = read_ip(p, skb->protocol == bpf_htons(ETH_P_IPV6), offset, &h);
 	if (end < 0)
 		return WFP_NOT_IP;
 	if (h.v6)
-		end = skip_extensions(skb, end, &h);
+		end = skip_extensions(p, end, &h, 0);
 	source->half[0] = h.source[0];
 	source->half[1] = h.source[1];
 	destination->half[0] = h.destination[0];

@@ -17,6 +17,10 @@ enum wfp_layer_id {
 	WFP_INBOUND_IPPACKET_V6 = 2,
 	WFP_OUTBOUND_IPPACKET_V4 = 4,
 	WFP_OUTBOUND_IPPACKET_V6 = 6,
+	WFP_INBOUND_TRANSPORT_V4 = 12,
+	WFP_INBOUND_TRANSPORT_V6 = 14,
+	WFP_OUTBOUND_TRANSPORT_V4 = 16,
+	WFP_OUTBOUND_TRANSPORT_V6 = 18,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
 	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
@@ -408,7 +412,7 @@ enum wfp_counter {
 	WFP_COUNTER_ERROR = 1,       /* classifications that met inconsistent tables */
 	WFP_COUNTER_NO_IDENTITY = 2, /* packets for sockets that carry no identity */
 	WFP_COUNTER_NO_LINK = 3,     /* packets on an interface the tables do not know */
-	WFP_COUNTER_UNREADABLE = 4,  /* packets dropped because their extension headers have no end */
+	WFP_COUNTER_UNREADABLE = 4,  /* packets dropped because their headers cannot be read */
 	WFP_COUNTERS = 5,
 };
 

@@ -206,6 +206,10 @@ const (
 	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6         WFPWfpLayerId = 2
 	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4        WFPWfpLayerId = 4
 	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6        WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4        WFPWfpLayerId = 12
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6        WFPWfpLayerId = 14
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4       WFPWfpLayerId = 16
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6       WFPWfpLayerId = 18
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4  WFPWfpLayerId = 36
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6  WFPWfpLayerId = 38
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4     WFPWfpLayerId = 44
@@ -390,6 +394,8 @@ const (
 	WFPProgWfpConnect4        = "wfp_connect4"
 	WFPProgWfpConnect6        = "wfp_connect6"
 	WFPProgWfpJudge           = "wfp_judge"
+	WFPProgWfpLocalIn         = "wfp_local_in"
+	WFPProgWfpLocalOut        = "wfp_local_out"
 	WFPProgWfpOldSockets      = "wfp_old_sockets"
 	WFPProgWfpOldSubflows     = "wfp_old_subflows"
 	WFPProgWfpPostBind4       = "wfp_post_bind4"
@@ -471,6 +477,8 @@ type WFPProgramSpecs struct {
 	WfpConnect4    *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
 	WfpConnect6    *ebpf.ProgramSpec `ebpf:"wfp_connect6"`
 	WfpJudge       *ebpf.ProgramSpec `ebpf:"wfp_judge"`
+	WfpLocalIn     *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
+	WfpLocalOut    *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
 	WfpOldSockets  *ebpf.ProgramSpec `ebpf:"wfp_old_sockets"`
 	WfpOldSubflows *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
 	WfpPostBind4   *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
@@ -635,6 +643,8 @@ type WFPPrograms struct {
 	WfpConnect4    *ebpf.Program `ebpf:"wfp_connect4"`
 	WfpConnect6    *ebpf.Program `ebpf:"wfp_connect6"`
 	WfpJudge       *ebpf.Program `ebpf:"wfp_judge"`
+	WfpLocalIn     *ebpf.Program `ebpf:"wfp_local_in"`
+	WfpLocalOut    *ebpf.Program `ebpf:"wfp_local_out"`
 	WfpOldSockets  *ebpf.Program `ebpf:"wfp_old_sockets"`
 	WfpOldSubflows *ebpf.Program `ebpf:"wfp_old_subflows"`
 	WfpPostBind4   *ebpf.Program `ebpf:"wfp_post_bind4"`
@@ -657,6 +667,8 @@ func (p *WFPPrograms) Close() error {
 		p.WfpConnect4,
 		p.WfpConnect6,
 		p.WfpJudge,
+		p.WfpLocalIn,
+		p.WfpLocalOut,
 		p.WfpOldSockets,
 		p.WfpOldSubflows,
 		p.WfpPostBind4,

@@ -36,6 +36,10 @@ filters:
   - {name: Bad neighbour, layer: INBOUND_IPPACKET_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.66}]}
   - {name: No answers to, layer: OUTBOUND_IPPACKET_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.77}]}
   - {name: Implicit bind, layer: ALE_RESOURCE_ASSIGNMENT_V4, action: BLOCK, conditions: [{FLAGS: IS_WILDCARD_BIND}, {IP_LOCAL_PORT: 666}]}
+  - {name: No ping, layer: INBOUND_TRANSPORT_V4, action: BLOCK, conditions: [{IP_PROTOCOL: icmp}, {ICMP_TYPE: 8}]}
+  - {name: No transport from, layer: INBOUND_TRANSPORT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.88}]}
+  - {name: No transport to, layer: OUTBOUND_TRANSPORT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.99}]}
+  - {name: No neighbours, layer: INBOUND_TRANSPORT_V6, action: BLOCK, conditions: [{IP_PROTOCOL: icmpv6}, {IP_LOCAL_ADDRESS: "2001:db8::1"}]}
   - {name: No IPv6 frames, layer: OUTBOUND_MAC_FRAME_ETHERNET, action: BLOCK, conditions: [{ETHER_TYPE: ipv6}, {IP_LOCAL_INTERFACE: eth1}]}
 `
 
@@ -125,17 +129,17 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 		want string
 	}{
 		{"TCP out", Tuple{Outbound: true, Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
-			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
 		{"TCP in", Tuple{Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
-			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 ALE_AUTH_RECV_ACCEPT_V4"},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4"},
 		{"UDP over IPv6 out", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53")},
-			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET"},
+			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET"},
 		{"mapped addresses are IPv4", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[::ffff:192.0.2.2]:53")},
-			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
 		{"loopback has no frames", Tuple{Protocol: 6, Local: addrPort("127.0.0.1:1"), Remote: addrPort("127.0.0.1:2")},
-			"INBOUND_IPPACKET_V4 ALE_AUTH_RECV_ACCEPT_V4"},
+			"INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4"},
 		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
-			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4"},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
@@ -155,6 +159,12 @@ func TestFieldsOfATuple(t *testing.T) {
 	out := in
 	out.Outbound, out.Link = true, eth1
 	loop := Tuple{Protocol: 17, Local: addrPort("127.0.0.1:53"), Remote: addrPort("127.0.0.1:40000")}
+	ping := Tuple{Protocol: 1, Local: addrPort("192.0.2.1:8"), Remote: addrPort("192.0.2.2:0"), Link: eth1}
+	pinging := ping
+	pinging.Outbound = true
+	someICMP, gre := ping, ping
+	someICMP.Local = addrPort("192.0.2.1:0")
+	gre.Protocol = 47
 	multicast := Tuple{Protocol: 17, Local: addrPort("224.0.0.251:5353"), Remote: addrPort("192.0.2.2:5353"), Link: eth1}
 	for _, tc := range []struct {
 		name, layer, field string
@@ -178,6 +188,14 @@ func TestFieldsOfATuple(t *testing.T) {
 		{"an implicit bind has its flag", "ALE_RESOURCE_ASSIGNMENT_V4", "FLAGS", out, "0x8"},
 		{"loopback at ALE", "ALE_AUTH_RECV_ACCEPT_V4", "FLAGS", loop, "0x800001"},
 		{"loopback at the IP layers", "INBOUND_IPPACKET_V4", "FLAGS", loop, "0x1"},
+		{"loopback at the transport layers", "INBOUND_TRANSPORT_V4", "FLAGS", loop, "0x1"},
+		{"a port at the transport layers", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", in, "22"},
+		{"the peer's port on the way out", "OUTBOUND_TRANSPORT_V4", "IP_REMOTE_PORT", out, "40000"},
+		{"the type of ICMP", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", ping, "8"},
+		{"the code of ICMP", "INBOUND_TRANSPORT_V4", "IP_REMOTE_PORT", ping, "0"},
+		{"the type of ICMP on the way out", "OUTBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", pinging, "8"},
+		{"a type that is not given", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", someICMP, "EMPTY"},
+		{"a protocol without ports", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", gre, "EMPTY"},
 		{"loopback's interface", "ALE_AUTH_RECV_ACCEPT_V4", "INTERFACE_TYPE", loop, "24"},
 		{"multicast", "ALE_AUTH_RECV_ACCEPT_V4", "IP_LOCAL_ADDRESS_TYPE", multicast, "3"},
 		{"the kind of frame", "OUTBOUND_MAC_FRAME_ETHERNET", "ETHER_TYPE", out, "2048"},
@@ -226,17 +244,24 @@ func TestWouldBlock(t *testing.T) {
 	}
 	elsewhere := ssh("192.0.2.2:50000")
 	elsewhere.Link.Name = "eth9"
+	over6 := Tuple{Protocol: 6, Local: addrPort("[2001:db8::1]:22"), Remote: addrPort("[2001:db8::2]:50000"), Link: Link{Name: "eth0"}}
 	for _, tc := range []struct {
 		name, filter, layer string
 		t                   Tuple
+		links               bool
 	}{
-		{"permitted", "", "", ssh("192.0.2.2:50000")},
-		{"blocked at accept", "Default", "FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4", elsewhere},
-		{"blocked at the packet layer", "Bad neighbour", "FWPS_LAYER_INBOUND_IPPACKET_V4", ssh("192.0.2.66:50000")},
-		{"its answers are blocked", "No answers to", "FWPS_LAYER_OUTBOUND_IPPACKET_V4", ssh("192.0.2.77:50000")},
+		{"permitted", "", "", ssh("192.0.2.2:50000"), true},
+		{"blocked at accept", "Default", "FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4", elsewhere, true},
+		{"blocked at accept over any link", "Default", "FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4", elsewhere, false},
+		{"blocked at the packet layer", "Bad neighbour", "FWPS_LAYER_INBOUND_IPPACKET_V4", ssh("192.0.2.66:50000"), true},
+		{"its link is not filtered", "", "", ssh("192.0.2.66:50000"), false},
+		{"its answers are blocked", "No answers to", "FWPS_LAYER_OUTBOUND_IPPACKET_V4", ssh("192.0.2.77:50000"), true},
+		{"blocked at the transport layer", "No transport from", "FWPS_LAYER_INBOUND_TRANSPORT_V4", ssh("192.0.2.88:50000"), false},
+		{"its answers are blocked at the transport layer", "No transport to", "FWPS_LAYER_OUTBOUND_TRANSPORT_V4", ssh("192.0.2.99:50000"), false},
+		{"neighbours are not found", "No neighbours", "FWPS_LAYER_INBOUND_TRANSPORT_V6", over6, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			f, layer := WouldBlock(p, tc.t)
+			f, layer := WouldBlock(p, tc.t, tc.links)
 			switch {
 			case f == nil && tc.filter != "":
 				t.Errorf("passes, want a block by %q", tc.filter)
@@ -333,9 +358,16 @@ func TestTextOfSeveralLayers(t *testing.T) {
 
 func TestOtherProtocolsAreNotJudgedAtALE(t *testing.T) {
 	p, _ := load(t, corporate)
-	ping := Tuple{Protocol: 1, Outbound: true, Remote: netip.MustParseAddrPort("192.0.2.1:0")}
-	if a := ping.Explain(p, p.Store, false); len(a) == 0 || len(a[0].Notes) != 1 {
-		t.Errorf("no note in %+v", a)
+	ping := Tuple{Protocol: 1, Outbound: true, Local: netip.MustParseAddrPort("192.0.2.2:8"), Remote: netip.MustParseAddrPort("192.0.2.1:0")}
+	untyped := ping
+	untyped.Local = netip.MustParseAddrPort("192.0.2.2:0")
+	for _, tc := range []struct {
+		t     Tuple
+		notes int
+	}{{ping, 1}, {untyped, 2}} {
+		if a := tc.t.Explain(p, p.Store, false); len(a) == 0 || len(a[0].Notes) != tc.notes {
+			t.Errorf("%d notes are due in %+v", tc.notes, a)
+		}
 	}
 	windows, _ := p.WindowsStore()
 	if a := ping.Explain(p, windows, true); slices.ContainsFunc(a, func(a Answer) bool { return len(a.Notes) > 0 }) {

@@ -37,12 +37,23 @@ type Link struct {
 	MAC   net.HardwareAddr
 }
 
-// The IANA number of TCP, and the loopback interface.
+// IANA numbers, and the loopback interface.
 const (
-	protocolTCP  = 6
+	protocolICMP    = 1
+	protocolTCP     = 6
+	protocolUDP     = 17
+	protocolDCCP    = 33
+	protocolICMPv6  = 58
+	protocolSCTP    = 132
+	protocolUDPLite = 136
+
 	loopbackName = "lo"
 	ifTypeLoop   = 24
 )
+
+// neighborSolicitation is the ICMPv6 message without which no IPv6 packet of a
+// neighbour arrives for long.
+const neighborSolicitation = 135
 
 // FWP_CONDITION_FLAG_* that the programs set on first packets.
 const (
@@ -84,13 +95,14 @@ type step struct {
 	ale      bool // judged once a flow; every other layer sees each packet
 	datagram bool // not TCP
 	frame    bool // MAC frames, which loopback traffic is not
+	link     bool // sits on the links that are chosen; the others see every link's traffic
 }
 
 // steps are the layers in the order of WFP's packet flows.
 var steps = []step{
-	{layer: "INBOUND_MAC_FRAME_NATIVE", frame: true},
-	{layer: "INBOUND_MAC_FRAME_ETHERNET", frame: true},
-	{layer: "INBOUND_IPPACKET", family: true},
+	{layer: "INBOUND_MAC_FRAME_NATIVE", frame: true, link: true},
+	{layer: "INBOUND_MAC_FRAME_ETHERNET", frame: true, link: true},
+	{layer: "INBOUND_IPPACKET", family: true, link: true},
 	{layer: "INBOUND_TRANSPORT", family: true},
 	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true},
 	{layer: "DATAGRAM_DATA", family: true, datagram: true},
@@ -99,9 +111,9 @@ var steps = []step{
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
 	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
 	{layer: "OUTBOUND_TRANSPORT", outbound: true, family: true},
-	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true},
-	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true},
-	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true},
+	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true, link: true},
+	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true, link: true},
+	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true, link: true},
 }
 
 // of returns the layer that a row stands for, nil where the traffic does not
@@ -136,20 +148,6 @@ func (t *Tuple) Layers(windows bool) []*layermap.Layer {
 	for i := range steps {
 		if s := &steps[i]; s.outbound == t.Outbound {
 			if l := s.of(t, windows); l != nil {
-				out = append(out, l)
-			}
-		}
-	}
-	return out
-}
-
-// answers returns the layers that the packets of the other direction pass: not
-// ALE, which lets both directions of a flow pass.
-func (t *Tuple) answers() []*layermap.Layer {
-	var out []*layermap.Layer
-	for i := range steps {
-		if s := &steps[i]; s.outbound != t.Outbound && !s.ale {
-			if l := s.of(t, false); l != nil {
 				out = append(out, l)
 			}
 		}
@@ -238,12 +236,6 @@ func (t *Tuple) addresses(k map[string]filter.Value) {
 		}
 		return filter.Addr4(a)
 	}
-	port := func(p uint16) filter.Value {
-		if p == 0 {
-			return filter.Value{}
-		}
-		return filter.U16(p)
-	}
 	if a := t.Local.Addr(); a.IsValid() && !a.IsUnspecified() {
 		k["IP_LOCAL_ADDRESS"] = address(a)
 		k["IP_LOCAL_ADDRESS_TYPE"] = filter.U8(addressUnicast)
@@ -255,8 +247,36 @@ func (t *Tuple) addresses(k map[string]filter.Value) {
 		k["IP_REMOTE_ADDRESS"] = address(a)
 		k["IP_DESTINATION_ADDRESS_TYPE"] = filter.U8(addressType(a))
 	}
-	k["IP_LOCAL_PORT"], k["IP_REMOTE_PORT"] = port(t.Local.Port()), port(t.Remote.Port())
+	k["IP_LOCAL_PORT"], k["IP_REMOTE_PORT"] = t.ports()
 	k["IP_PROTOCOL"] = filter.U8(t.Protocol)
+}
+
+// ports are the values of the port fields. A port of 0 is not known. ICMP has
+// its type in place of the local port and its code in place of the remote one;
+// where neither is given, neither is known.
+func (t *Tuple) ports() (local, remote filter.Value) {
+	switch t.Protocol {
+	case protocolTCP, protocolUDP, protocolDCCP, protocolSCTP, protocolUDPLite:
+		if t.Local.Port() != 0 {
+			local = filter.U16(t.Local.Port())
+		}
+		if t.Remote.Port() != 0 {
+			remote = filter.U16(t.Remote.Port())
+		}
+	default:
+		if t.icmp() && (t.Local.Port() != 0 || t.Remote.Port() != 0) {
+			return filter.U16(t.Local.Port()), filter.U16(t.Remote.Port())
+		}
+	}
+	return local, remote
+}
+
+// icmp reports whether the protocol is the ICMP of the packets' family.
+func (t *Tuple) icmp() bool {
+	if t.v6() {
+		return t.Protocol == protocolICMPv6
+	}
+	return t.Protocol == protocolICMP
 }
 
 func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
@@ -351,21 +371,34 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 	if !windows && !t.ale() && len(out) > 0 {
 		out[0].Notes = append(out[0].Notes, fmt.Sprintf("the ALE layers do not judge protocol %d here yet, only TCP and UDP", t.Protocol))
 	}
+	if local, _ := t.ports(); t.icmp() && local.IsEmpty() && len(out) > 0 {
+		out[0].Notes = append(out[0].Notes, "the type and the code of ICMP are not given: the port of the local address stands for the type, that of the remote one for the code")
+	}
 	return out
 }
 
-// WouldBlock returns the filter that stops the traffic or the packets that
-// answer it, and its layer; nil where it passes.
-func WouldBlock(p *policy.Policy, t Tuple) (*filter.Filter, layermap.LayerID) {
+// WouldBlock returns the filter that stops the traffic, the packets that answer
+// it or what makes neighbours known to each other, and its layer; nil where it
+// passes. Without links only layers count that see the traffic of every link.
+func WouldBlock(p *policy.Policy, t Tuple, links bool) (*filter.Filter, layermap.LayerID) {
 	back := t
 	back.Outbound = !t.Outbound
-	for _, way := range []struct {
-		t      *Tuple
-		layers []*layermap.Layer
-	}{{&t, t.Layers(false)}, {&back, t.answers()}} {
-		for _, l := range way.layers {
-			r := filter.Arbitrate(p.Store, l.ID, way.t.Values(p, l), nil)
-			if r.Blocked() {
+	asked := []Tuple{t, back}
+	if t.v6() && !t.loopback() {
+		for _, way := range asked[:2] {
+			way.Protocol = protocolICMPv6
+			way.Local, way.Remote = netip.AddrPortFrom(t.Local.Addr(), neighborSolicitation), netip.AddrPortFrom(t.Remote.Addr(), 0)
+			asked = append(asked, way)
+		}
+	}
+	for i := range asked {
+		way := &asked[i]
+		for _, l := range way.Layers(false) {
+			s := stepOf(l)
+			if !links && s.link || i > 0 && s.ale {
+				continue // ALE lets both directions of a flow pass
+			}
+			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), nil); r.Blocked() {
 				return r.Filter, l.ID
 			}
 		}

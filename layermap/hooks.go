@@ -31,6 +31,11 @@ type Hook struct {
 // that is newer has a fallback for it, which Differs names.
 const baseKernel = "6.1"
 
+// netfilterKernel is the first with BPF links at netfilter's hooks. Its layers
+// have no fallback: what an older kernel could do instead sees no packet without
+// a socket, and so no ping, which would pass unseen.
+const netfilterKernel = "6.4"
+
 // discardHook makes the row of a discard layer, which all take their packets
 // from the same two sources; where names the part of the stack it reports on.
 func discardHook(where string) Hook {
@@ -108,13 +113,13 @@ var hooks = map[string]Hook{
 
 	// Transport
 	"INBOUND_TRANSPORT": {
-		Name: "netfilter LOCAL_IN (below 6.4 cgroup ingress)", Program: "netfilter", Fidelity: Exact,
-		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+		Name: "netfilter LOCAL_IN", Program: "netfilter", Fidelity: Exact,
+		Differs:   "the first fragment stands for an IPv6 datagram; packets to closed ports are seen, too",
+		MinKernel: netfilterKernel, Live: true,
 	},
 	"INBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's receive path"),
 	"OUTBOUND_TRANSPORT": {
-		Name: "netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "netfilter", Fidelity: Exact,
-		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact, MinKernel: netfilterKernel, Live: true,
 	},
 	"OUTBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's send path"),
 	"INBOUND_TRANSPORT_FAST":     noHook("no fields and no static filters in Windows either"),

@@ -189,7 +189,9 @@ var (
 	sourcesAtPacketOut = map[string]Source{
 		"FLAGS": flags(0x1, "the packet: IS_LOOPBACK"),
 	}
-	sourcesAtAccept = map[string]Source{
+	sourcesAtTransportIn  = transportSources(flags(0x1, "the packet: IS_LOOPBACK; no socket is known yet"))
+	sourcesAtTransportOut = transportSources(flags(0x1|0x10, "the packet: IS_LOOPBACK, IS_RAW_ENDPOINT"))
+	sourcesAtAccept       = map[string]Source{
 		"FLAGS":       aleFlags,
 		"IP_PROTOCOL": aleProtocols,
 
@@ -216,11 +218,25 @@ var (
 	sourcesAt = map[LayerID]map[string]Source{
 		InboundIPPacketV4: sourcesAtPacketIn, InboundIPPacketV6: sourcesAtPacketIn,
 		OutboundIPPacketV4: sourcesAtPacketOut, OutboundIPPacketV6: sourcesAtPacketOut,
+		InboundTransportV4: sourcesAtTransportIn, InboundTransportV6: sourcesAtTransportIn,
+		OutboundTransportV4: sourcesAtTransportOut, OutboundTransportV6: sourcesAtTransportOut,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
 	}
 )
+
+// transportSources are those of a transport layer, which sees every protocol.
+func transportSources(flags Source) map[string]Source {
+	return map[string]Source{
+		"FLAGS":          flags,
+		"IP_PROTOCOL":    filled(SlotProtocol, fromPacket),
+		"IP_LOCAL_PORT":  filled(SlotLocalPort, fromPacket+": of ICMP the type; empty for protocols without ports"),
+		"IP_REMOTE_PORT": filled(SlotRemotePort, fromPacket+": of ICMP the code; empty for protocols without ports"),
+
+		"IPSEC_SECURITY_REALM_ID": never(whyIPsec),
+	}
+}
 
 // Source says where the value of a field comes from at this layer. For a layer
 // that does not run the answer is Refused.

@@ -27,7 +27,12 @@ const (
 	onCgroup hookKind = iota
 	onTCX
 	onXDP
+	onLocalIn // netfilter, of the namespace
+	onLocalOut
 )
+
+// onLink reports whether there is an attachment of the hook at each link.
+func (k hookKind) onLink() bool { return k == onTCX || k == onXDP }
 
 // hook is one row of the attachment table: a program, where it goes, and the
 // layers for which it is needed. A hook without filters at its layers is not
@@ -69,6 +74,10 @@ var hooks = []hook{
 	{"tc_egress", "wfp_tc_egress", onTCX, ebpf.AttachTCXEgress, []layermap.LayerID{
 		layermap.OutboundIPPacketV4, layermap.OutboundIPPacketV6, layermap.OutboundMACFrameEthernet}},
 	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
+	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV4}},
+	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV6}},
+	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{layermap.OutboundTransportV4}},
+	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{layermap.OutboundTransportV6}},
 }
 
 // frameLayers never see loopback.
@@ -100,7 +109,7 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 	var list []spot
 	for i := range hooks {
 		h := &hooks[i]
-		if h.kind == onCgroup {
+		if !h.kind.onLink() {
 			if h.needed(layers, false) {
 				list = append(list, spot{hook: h})
 			}
@@ -136,6 +145,8 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = link.AttachTCX(link.TCXOptions{Interface: s.dev.Index, Program: prog, Attach: s.hook.attach, Anchor: anchor})
 		case onXDP:
 			l, err = attachXDP(s.dev, prog)
+		case onLocalIn, onLocalOut:
+			l, err = attachNetfilter(s.hook, prog)
 		}
 		return err
 	})
@@ -160,6 +171,41 @@ func attachXDP(d *device, prog *ebpf.Program) (link.Link, error) {
 		return l, nil
 	}
 	return link.AttachXDP(link.XDPOptions{Program: prog, Interface: d.Index, Flags: link.XDPGenericMode})
+}
+
+// Priorities at a netfilter hook: behind the kernel's own chains and address
+// translation, and none of those of the kernel (linux/netfilter_ipv4.h). BPF
+// programs cannot share one, so that another instance of the namespace, or
+// somebody else's program, has the next.
+const (
+	netfilterPriority   = 110
+	netfilterPriorities = 64
+)
+
+// netfilterPoints are the points of the stack where kinds of hooks sit.
+var netfilterPoints = map[hookKind]link.NetfilterInetHook{
+	onLocalIn: link.NetfilterInetLocalIn, onLocalOut: link.NetfilterInetLocalOut,
+}
+
+// protocolFamily is that of the hook's layers: one of netfilter's links serves
+// one family.
+func (h *hook) protocolFamily() link.NetfilterProtocolFamily {
+	if layermap.ByID(h.layers[0]).Family == layermap.V6 {
+		return link.NetfilterProtoIPv6
+	}
+	return link.NetfilterProtoIPv4
+}
+
+func attachNetfilter(h *hook, prog *ebpf.Program) (l link.Link, err error) {
+	for priority := range int32(netfilterPriorities) {
+		l, err = link.AttachNetfilter(link.NetfilterOptions{
+			Program: prog, ProtocolFamily: h.protocolFamily(), Hook: netfilterPoints[h.kind], Priority: netfilterPriority + priority,
+		})
+		if !errors.Is(err, unix.EBUSY) {
+			return l, err
+		}
+	}
+	return nil, fmt.Errorf("%w: other programs have all priorities from %d on: %w", ErrOccupied, netfilterPriority, err)
 }
 
 func xdpOccupant(index int) string {
@@ -261,6 +307,10 @@ func (e *Engine) holds(s spot) bool {
 	case onXDP:
 		x := info.XDP()
 		return x != nil && int(x.Ifindex) == s.dev.Index
+	case onLocalIn, onLocalOut:
+		// a namespace lives as long as it has such a link
+		x := info.Netfilter()
+		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]
 	}
 	x := info.TCX()
 	return x != nil && int(x.Ifindex) == s.dev.Index

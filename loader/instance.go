@@ -22,7 +22,8 @@ import (
 // The layout of an instance's files, which every version must keep to:
 //
 //	PINS/maps/NAME        the maps of bpf/maps.h, but for the judge's cases
-//	PINS/links/HOOK[@IF]  the attachments
+//	PINS/links/HOOK[@IF]  the attachments; those without IF to the cgroup or, of
+//	                      netfilter, to the namespace
 //	RUN/instance.json     what is filtered
 //	RUN/policy-N.json     the policy of commit N; `active` says which N is in force
 //	RUN/set-N-DIGEST      a set of addresses of commit N (sets.go)

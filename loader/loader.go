@@ -133,7 +133,7 @@ type CalloutRow struct {
 // HookRow is one attachment.
 type HookRow struct {
 	Hook   string   `json:"hook"`
-	Target string   `json:"target"` // interface or cgroup
+	Target string   `json:"target"` // interface, cgroup or network namespace
 	Link   string   `json:"link"`   // pin
 	Layers []string `json:"layers"`
 }
@@ -150,7 +150,7 @@ type State struct {
 	LostEvents  uint64         `json:"lostEvents"`
 	Errors      uint64         `json:"errors"`     // packets judged with inconsistent tables
 	NoIdentity  uint64         `json:"noIdentity"` // packets for sockets without identity
-	Unreadable  uint64         `json:"unreadable"` // packets dropped for more than eight IPv6 extension headers
+	Unreadable  uint64         `json:"unreadable"` // packets dropped because their headers cannot be read
 	Failsafes   []string       `json:"failsafes"`
 	Unconfirmed bool           `json:"unconfirmed"` // waits for confirm
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
@@ -91,22 +92,21 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 }
 
 // probePrograms loads all programs at once, and one by one where that fails,
-// to name what does not load.
+// to name what does not load. What loads is then tried out further.
 func probePrograms(spec *ebpf.CollectionSpec) (map[string]error, error) {
 	refused := map[string]error{}
 	coll, err := ebpf.NewCollection(spec.Copy())
 	if err != nil {
+		able := spec.Copy()
 		for name, p := range spec.Programs {
-			one := spec.Copy()
-			one.Programs = map[string]*ebpf.ProgramSpec{name: p.Copy()}
-			c, err := ebpf.NewCollection(one)
-			if err != nil {
+			if err := loadsAlone(spec, name, p); err != nil {
 				refused[name] = err
-				continue
+				delete(able.Programs, name)
 			}
-			c.Close()
 		}
-		return refused, nil
+		if coll, err = ebpf.NewCollection(able); err != nil {
+			return refused, fmt.Errorf("loading the programs that load alone: %w", err)
+		}
 	}
 	defer coll.Close()
 	if _, err := cgroupRoot(); err != nil {
@@ -122,7 +122,24 @@ func probePrograms(spec *ebpf.CollectionSpec) (map[string]error, error) {
 	return refused, nil
 }
 
-// probeLinks attaches the programs of links to lo in a namespace of its own.
+// loadsAlone says why a program does not load. That the kernel has none of the
+// type, and which has, says more than what it stumbles over.
+func loadsAlone(spec *ebpf.CollectionSpec, name string, p *ebpf.ProgramSpec) error {
+	if err := features.HaveProgramType(p.Type); errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	one := spec.Copy()
+	one.Programs = map[string]*ebpf.ProgramSpec{name: p.Copy()}
+	c, err := ebpf.NewCollection(one)
+	if err != nil {
+		return err
+	}
+	c.Close()
+	return nil
+}
+
+// probeLinks attaches the programs of links and of the namespace to lo in a
+// namespace of its own.
 func probeLinks(coll *ebpf.Collection) map[string]error {
 	result := make(chan map[string]error, 1)
 	go func() {
@@ -136,11 +153,16 @@ func probeLinks(coll *ebpf.Collection) map[string]error {
 		for _, h := range hooks {
 			var l link.Link
 			var err error
+			prog := coll.Programs[h.program]
 			switch {
+			case prog == nil:
+				continue // refused already
 			case h.kind == onXDP:
-				l, err = attachXDP(lo, coll.Programs[h.program])
+				l, err = attachXDP(lo, prog)
 			case h.kind == onTCX && haveTCX():
-				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: coll.Programs[h.program], Attach: h.attach})
+				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: prog, Attach: h.attach})
+			case h.kind == onLocalIn, h.kind == onLocalOut:
+				l, err = attachNetfilter(&h, prog)
 			default:
 				continue
 			}

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -127,8 +128,12 @@ func (e *Engine) Hooks() ([]HookRow, error) {
 				continue
 			}
 			row := HookRow{Hook: h.name, Target: ifname, Link: strings.TrimPrefix(filepath.Join(e.in.pins, "links", name), hostRoot())}
-			if h.kind == onCgroup {
+			switch {
+			case h.kind == onCgroup:
 				row.Target = e.in.info.Cgroup
+			case !h.kind.onLink():
+				// as the kernel writes a namespace that has no name
+				row.Target = cmp.Or(e.in.info.Netns, fmt.Sprintf("net:[%d]", e.in.info.NetnsInode))
 			}
 			for _, id := range h.layers {
 				if rec.Layers[id] > 0 {

@@ -43,7 +43,7 @@ func (p *Policy) NoteProtocols() {
 		which += " does"
 	}
 	p.Notes = append(p.Notes, fmt.Sprintf(
-		"protocols: the ALE layers judge TCP and UDP here; %s not stop ping or other protocols yet (block those at the IPPACKET layers)", which))
+		"protocols: the ALE layers judge TCP and UDP here; %s not stop ping or other protocols yet (block those at the TRANSPORT layers)", which))
 }
 
 // meansOtherProtocols reports whether a filter can match traffic that is neither

@@ -56,9 +56,9 @@ Enter, or by "wfpebpf confirm" from any terminal. The policy is taken back even
 when this command or its terminal dies.
 
 --failsafe PROTOCOL/PORT[@CIDR] always lets in connections to a local port: a hard
-permit in a sublayer above all others at the ALE layers and, with @CIDR, for all
-packets from and to those addresses at the IPPACKET layers. It does not reach
-filters on MAC frames.
+permit in a sublayer above all others at the ALE layers, at the TRANSPORT layers
+where the policy has filters there, and, with @CIDR, for all packets from and to
+those addresses at the IPPACKET layers. It does not reach filters on MAC frames.
 
 --dry-run only reports, and needs no root.`,
 		Example: `  wfpebpf apply policy.yaml --dry-run

@@ -44,7 +44,8 @@ fields that have one value here have it, all others are EMPTY. Values are writte
 as in a policy file; ALE_USER_ID may be given several times (uid:1000, gid:10,
 unit:NAME) and makes one token. --iface and the other flags describe a
 connection instead, which is judged at each layer that it passes. Without --iface
-the fields of the link stay EMPTY, except for loopback traffic.
+the fields of the link stay EMPTY, except for loopback traffic. Of ICMP the port of
+the local address is the type, and that of the remote one the code.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -60,7 +61,7 @@ beside it are compared with what is in force.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.layer, "layer", "", "judge at this layer, with the values given as FIELD=VALUE")
-	f.StringVar(&q.in, "in", "", "judge inbound traffic of this protocol (tcp, udp, a number)")
+	f.StringVar(&q.in, "in", "", "judge inbound traffic of this protocol (tcp, udp, icmp, icmpv6, a number)")
 	f.StringVar(&q.out, "out", "", "judge outbound traffic of this protocol")
 	f.StringVar(&q.from, "from", "", "source address and port")
 	f.StringVar(&q.to, "to", "", "destination address and port")

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -77,7 +78,7 @@ func addFailsafes(p *policy.Policy, safes []failsafe) error {
 	}
 	var notes []string
 	for _, s := range safes {
-		for _, f := range s.filters() {
+		for _, f := range s.filters(p.Store) {
 			if err := p.Store.AddFilter(f); err != nil {
 				return err
 			}
@@ -93,10 +94,12 @@ func addFailsafes(p *policy.Policy, safes []failsafe) error {
 // filters are the hard permits of a failsafe. Binds are let through for both
 // families, because a socket of IPv6 serves IPv4 as well. The IPPACKET layers
 // have no ports, so that they are opened for a peer only, with all its packets.
-func (s failsafe) filters() []*filter.Filter {
-	protocol := filter.Condition{Field: "IP_PROTOCOL", Value: filter.U8(s.protocol)}
-	port := filter.Condition{Field: "IP_LOCAL_PORT", Value: filter.U16(s.port)}
-	service := []filter.Condition{protocol, port}
+// The transport layers are opened where the policy has filters at them: others
+// are not hooked.
+func (s failsafe) filters(policy *filter.Store) []*filter.Filter {
+	service := []filter.Condition{
+		{Field: "IP_PROTOCOL", Value: filter.U8(s.protocol)}, {Field: "IP_LOCAL_PORT", Value: filter.U16(s.port)},
+	}
 	var out []*filter.Filter
 	add := func(layer layermap.LayerID, conditions ...filter.Condition) {
 		out = append(out, &filter.Filter{
@@ -106,19 +109,58 @@ func (s failsafe) filters() []*filter.Filter {
 	}
 	add(layermap.ALEResourceAssignmentV4, service...)
 	add(layermap.ALEResourceAssignmentV6, service...)
-	if !s.from.IsValid() {
-		add(layermap.ALEAuthRecvAcceptV4, service...)
-		add(layermap.ALEAuthRecvAcceptV6, service...)
-		return out
+	for _, family := range failsafeFamilies {
+		var peer []filter.Condition
+		if s.from.IsValid() {
+			if s.from.Addr().Is6() != family.v6 {
+				continue
+			}
+			mask := filter.V4Mask
+			if family.v6 {
+				mask = filter.V6Mask
+			}
+			peer = []filter.Condition{{Field: "IP_REMOTE_ADDRESS", Value: mask(s.from)}}
+		}
+		add(family.accept, slices.Concat(service, peer)...)
+		if len(peer) > 0 {
+			add(family.packets[0], peer...)
+			add(family.packets[1], peer...)
+		}
+		for _, layer := range family.transport {
+			if len(policy.Layer(layer)) == 0 {
+				continue
+			}
+			add(layer, slices.Concat(service, peer)...)
+			if family.v6 {
+				add(layer, neighbours...)
+			}
+		}
 	}
-	peer := filter.Condition{Field: "IP_REMOTE_ADDRESS"}
-	layers := [...]layermap.LayerID{layermap.ALEAuthRecvAcceptV6, layermap.InboundIPPacketV6, layermap.OutboundIPPacketV6}
-	if peer.Value = filter.V6Mask(s.from); s.from.Addr().Is4() {
-		peer.Value = filter.V4Mask(s.from)
-		layers = [...]layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.InboundIPPacketV4, layermap.OutboundIPPacketV4}
-	}
-	add(layers[0], protocol, port, peer)
-	add(layers[1], peer)
-	add(layers[2], peer)
 	return out
+}
+
+// failsafeFamilies are the layers that an inbound connection of a family and
+// its answers pass.
+var failsafeFamilies = []struct {
+	v6                 bool
+	accept             layermap.LayerID
+	packets, transport [2]layermap.LayerID // in, out
+}{
+	{
+		false, layermap.ALEAuthRecvAcceptV4,
+		[2]layermap.LayerID{layermap.InboundIPPacketV4, layermap.OutboundIPPacketV4},
+		[2]layermap.LayerID{layermap.InboundTransportV4, layermap.OutboundTransportV4},
+	},
+	{
+		true, layermap.ALEAuthRecvAcceptV6,
+		[2]layermap.LayerID{layermap.InboundIPPacketV6, layermap.OutboundIPPacketV6},
+		[2]layermap.LayerID{layermap.InboundTransportV6, layermap.OutboundTransportV6},
+	},
+}
+
+// neighbours are the ICMPv6 messages by which routers (133, 134) and neighbours
+// (135, 136) are found: without them nobody is let in for long.
+var neighbours = []filter.Condition{
+	{Field: "IP_PROTOCOL", Value: filter.U8(58)},
+	{Field: "IP_LOCAL_PORT", Match: filter.MatchRange, Value: filter.RangeOf(filter.U16(133), filter.U16(136))},
 }

@@ -3,10 +3,13 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/wfpebpf/wfpebpf/explain"
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
@@ -34,7 +37,7 @@ func TestParseFailsafe(t *testing.T) {
 				return
 			}
 			var layers []string
-			for _, g := range f.filters() {
+			for _, g := range f.filters(filter.NewStore()) {
 				layers = append(layers, layermap.ByID(g.Layer).Name)
 				if err := g.Validate(); err != nil {
 					t.Error(err)
@@ -85,5 +88,50 @@ filters:
 	}
 	if !slices.Contains(p.Notes, "failsafe: tcp/22 is always let in") {
 		t.Errorf("notes %q", p.Notes)
+	}
+}
+
+// A policy that asks at the transport layers must let in there, too, and over
+// IPv6 let neighbours find each other.
+func TestFailsafeAtTransport(t *testing.T) {
+	const blockAll = "wfpebpf: 1\nfilters: [{name: Block all, layer: [%s], action: BLOCK, weight: 15, flags: [CLEAR_ACTION_RIGHT]}]\n"
+	addr := netip.MustParseAddrPort
+	const in, out = "INBOUND_TRANSPORT_V4, INBOUND_TRANSPORT_V6", "OUTBOUND_TRANSPORT_V4, OUTBOUND_TRANSPORT_V6"
+	for _, tc := range []struct {
+		layers, failsafe string
+		local, remote    string
+		blocked          bool
+	}{
+		{in, "", "192.0.2.1:22", "192.0.2.2:40000", true},
+		{in, "tcp/22", "192.0.2.1:22", "192.0.2.2:40000", false},
+		{in, "tcp/22", "192.0.2.1:23", "192.0.2.2:40000", true},
+		{in, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
+		{in, "tcp/22@192.0.2.0/24", "192.0.2.1:22", "192.0.2.2:40000", false},
+		{in, "tcp/22@192.0.2.0/24", "192.0.2.1:22", "198.51.100.2:40000", true},
+		{in, "tcp/22@2001:db8::/32", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
+		{out, "", "192.0.2.1:22", "192.0.2.2:40000", true},
+		{out, "tcp/22", "192.0.2.1:22", "192.0.2.2:40000", false},
+		{out, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
+		{out, "tcp/22@2001:db8::/32", "[2001:db8::1]:22", "[2001:db9::2]:40000", true},
+	} {
+		t.Run(strings.Join([]string{tc.layers, tc.failsafe, tc.local, tc.remote}, " "), func(t *testing.T) {
+			p, err := policy.LoadReader("policy", strings.NewReader(fmt.Sprintf(blockAll, tc.layers)), policy.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.failsafe != "" {
+				f, err := parseFailsafe(tc.failsafe)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := addFailsafes(p, []failsafe{f}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f, layer := wouldBlock(p, explain.Tuple{Protocol: 6, Local: addr(tc.local), Remote: addr(tc.remote)}, false)
+			if (f != nil) != tc.blocked {
+				t.Errorf("blocked by %v at %v, want a block: %t", f, layer, tc.blocked)
+			}
+		})
 	}
 }

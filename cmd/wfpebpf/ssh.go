@@ -104,7 +104,7 @@ func identify(t *explain.Tuple, pid int) {
 }
 
 // wouldBlock asks the evaluator about a connection. filtered is false where the
-// link is not among those to be filtered, and only the ALE layers apply.
+// link is not among those to be filtered.
 func wouldBlock(p *policy.Policy, t explain.Tuple, filtered bool) (*filter.Filter, layermap.LayerID) {
 	if t.Unit != "" && t.User.Token != nil {
 		sids := append([]filter.SID{filter.ServiceSID(t.Unit)}, t.User.Token.SIDs...)
@@ -115,16 +115,5 @@ func wouldBlock(p *policy.Policy, t explain.Tuple, filtered bool) (*filter.Filte
 		}
 		t.User = filter.TokenValue(sids...)
 	}
-	if filtered {
-		return explain.WouldBlock(p, t)
-	}
-	accept := layermap.ByID(layermap.ALEAuthRecvAcceptV4)
-	if t.Local.Addr().Is6() {
-		accept = layermap.ByID(layermap.ALEAuthRecvAcceptV6)
-	}
-	r := filter.Arbitrate(p.Store, accept.ID, t.Values(p, accept), nil)
-	if !r.Blocked() {
-		return nil, 0
-	}
-	return r.Filter, accept.ID
+	return explain.WouldBlock(p, t, filtered)
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
@@ -38,6 +39,7 @@ const verifiedMark = "verified "
 
 // Verified loads every program on this kernel and returns how many
 // instructions the verifier went through for each, of a limit of a million.
+// Programs of a type that the kernel does not have are left out.
 func Verified() (map[string]uint32, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, err
@@ -45,6 +47,15 @@ func Verified() (map[string]uint32, error) {
 	spec, err := bpf.LoadWFP()
 	if err != nil {
 		return nil, err
+	}
+	lacking := map[ebpf.ProgramType]bool{}
+	for name, p := range spec.Programs {
+		if _, asked := lacking[p.Type]; !asked {
+			lacking[p.Type] = errors.Is(features.HaveProgramType(p.Type), ebpf.ErrNotSupported)
+		}
+		if lacking[p.Type] {
+			delete(spec.Programs, name)
+		}
 	}
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {

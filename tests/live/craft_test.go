@@ -46,6 +46,31 @@ func extensions(kinds []layers.IPProtocol) (list []byte) {
 	return list
 }
 
+// sendBehind sends a datagram from the peer to a port of the host, behind
+// extension headers.
+func (b *bed) sendBehind(t *testing.T, out *tap, port layers.UDPPort, kinds []layers.IPProtocol) {
+	t.Helper()
+	first := layers.IPProtocolUDP
+	if len(kinds) > 0 {
+		first = kinds[0]
+	}
+	ip := &layers.IPv6{
+		Version: 6, HopLimit: 64, NextHeader: first,
+		SrcIP: net.IP(b.peerEnd.V6.AsSlice()), DstIP: net.IP(b.hostEnd.V6.AsSlice()),
+	}
+	udp := &layers.UDP{SrcPort: 9000, DstPort: port}
+	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+		t.Fatal(err)
+	}
+	datagram := serialize(t, udp, gopacket.Payload("hello"))
+	frame := serialize(t,
+		&layers.Ethernet{SrcMAC: b.peerEnd.MAC, DstMAC: b.hostEnd.MAC, EthernetType: layers.EthernetTypeIPv6},
+		ip, gopacket.Payload(append(extensions(kinds), datagram...)))
+	if _, err := unix.Write(out.fd, frame); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A datagram does not get past the filters by what stands before its ports. A
 // packet that nobody can read to its end is dropped and counted.
 func TestAcceptExtensionHeaders(t *testing.T) {
@@ -58,25 +83,7 @@ func TestAcceptExtensionHeaders(t *testing.T) {
 	const destination = layers.IPProtocolIPv6Destination
 	send := func(t *testing.T, port layers.UDPPort, kinds []layers.IPProtocol) {
 		t.Helper()
-		first := layers.IPProtocolUDP
-		if len(kinds) > 0 {
-			first = kinds[0]
-		}
-		ip := &layers.IPv6{
-			Version: 6, HopLimit: 64, NextHeader: first,
-			SrcIP: net.IP(b.peerEnd.V6.AsSlice()), DstIP: net.IP(b.hostEnd.V6.AsSlice()),
-		}
-		udp := &layers.UDP{SrcPort: 9000, DstPort: port}
-		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
-			t.Fatal(err)
-		}
-		datagram := serialize(t, udp, gopacket.Payload("hello"))
-		frame := serialize(t,
-			&layers.Ethernet{SrcMAC: b.peerEnd.MAC, DstMAC: b.hostEnd.MAC, EthernetType: layers.EthernetTypeIPv6},
-			ip, gopacket.Payload(append(extensions(kinds), datagram...)))
-		if _, err := unix.Write(out.fd, frame); err != nil {
-			t.Fatal(err)
-		}
+		b.sendBehind(t, out, port, kinds)
 	}
 	wants := func(t *testing.T, s testbed.Sock, o outcome) {
 		t.Helper()

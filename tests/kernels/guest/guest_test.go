@@ -61,6 +61,10 @@ filters:
     layer: [INBOUND_IPPACKET_V4, OUTBOUND_IPPACKET_V4]
     action: BLOCK
     conditions: [{IP_REMOTE_ADDRESS: 10.99.0.2}]
+  - name: Block a port's packets
+    layer: INBOUND_TRANSPORT_V4
+    action: BLOCK
+    conditions: [{IP_LOCAL_PORT: 8083}]
   - name: Block strange frames
     layer: INBOUND_MAC_FRAME_ETHERNET
     action: BLOCK
@@ -87,9 +91,10 @@ func TestDefaults(t *testing.T) {
 	if err := os.WriteFile(file, []byte(policy), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wfpebpf(t, "apply", file)
+	report := wfpebpf(t, "apply", file)
 	requireConnects(t, unix.EACCES)
 	requireHooks(t)
+	requireTransport(t, string(report))
 	requireHits(t, "Block 8081 out")
 
 	wfpebpf(t, "down")
@@ -198,6 +203,25 @@ func requireHooks(t *testing.T) {
 		if err != nil || len(got.Programs) != 1 {
 			t.Errorf("%v on veth0: %+v, %v, want one program", at, got, err)
 		}
+	}
+}
+
+// requireTransport sees filters at a transport layer in force, or, where the
+// kernel has no BPF links at netfilter's hooks (6.4), refused by name.
+func requireTransport(t *testing.T, report string) {
+	t.Helper()
+	release, err := kernels.Release()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const note = "layer INBOUND_TRANSPORT_V4 is not available: this kernel refuses local_in4"
+	text := strings.Join(strings.Fields(report), " ") // the report breaks lines
+	if refused := strings.Contains(text, note); refused != (release == "6.1") {
+		t.Errorf("refused: %t by the report\n%s", refused, report)
+	}
+	hooked := strings.Contains(string(wfpebpf(t, "show", "hooks")), "local_in4")
+	if hooked != (release != "6.1") {
+		t.Errorf("hooked at LOCAL_IN: %t", hooked)
 	}
 }
 

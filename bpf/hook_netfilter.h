@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * netfilter LOCAL_IN: INBOUND_TRANSPORT, after reassembly and before the socket
+ * is looked up, so before ALE_AUTH_RECV_ACCEPT (packetflows.md 1, 2). LOCAL_OUT:
+ * OUTBOUND_TRANSPORT, before the packet is fragmented. Every packet of every
+ * protocol is judged, also what the kernel answers by itself. A blocked packet is
+ * dropped; of its sender, a UDP socket is told so (EPERM).
+ *
+ * The kernel reassembles IPv6 behind LOCAL_IN, unless connections are tracked.
+ * There the first fragment stands for the datagram: it holds all headers (RFC
+ * 7112) and no other may overlap it (RFC 5722), or the kernel drops them all;
+ * without it the others come to nothing, so they pass.
+ */
+#pragma once
+
+#include "ale.h"
+#include "kernel_socket.h"
+#include "packet.h"
+
+#define NF_DROP 0
+#define NF_ACCEPT 1
+#define NFPROTO_IPV6 10
+
+#define IPPROTO_ICMP 1
+#define IPPROTO_DCCP 33
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
+
+#define SOCK_RAW 3
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct net_device {
+	int ifindex;
+};
+struct nf_hook_state {
+	__u8 pf;
+	struct net_device *in;
+	struct net_device *out;
+};
+struct sk_buff {
+	struct sock *sk;
+};
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+#pragma clang attribute pop
+
+extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags,
+			       struct bpf_dynptr *dynptr) __ksym;
+
+/* Reads what stands in the port fields: the ports of a protocol that has them,
+ * source first; of ICMP the type and the code. Of other protocols the fields stay
+ * empty. Returns how many ports were read, or -1 where they are cut off. */
+static __always_inline int read_transport(struct wfp_bytes p, int offset,
+					  const struct wfp_headers *h, __u16 port[2])
+{
+	__u8 b[4];
+
+	switch (h->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case IPPROTO_DCCP:
+	case IPPROTO_SCTP:
+	case IPPROTO_UDPLITE:
+		if (load(p, offset, b, 4))
+			return -1;
+		port[0] = b[0] << 8 | b[1];
+		port[1] = b[2] << 8 | b[3];
+		return 2;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		if (h->protocol != (h->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+			return 0;
+		if (load(p, offset, b, 2))
+			return -1;
+		port[0] = b[0];
+		port[1] = b[1];
+		return 1;
+	}
+	return 0;
+}
+
+/* The endpoints of a packet, whose layer is set. Returns 1, or 0 where it is a
+ * fragment that another one stands for, or -1 where it cannot be read. */
+__noinline int wfp_transport_tuple(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
+{
+	struct wfp_headers h = {};
+	struct bpf_dynptr dynptr;
+	struct wfp_bytes p = { .dynptr = &dynptr };
+	int offset, v6, outbound, ports;
+	__u16 port[2] = {};
+
+	if (!t || bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &dynptr))
+		return -1;
+	v6 = is_v6(t->layer);
+	outbound = is_transport_out(t->layer);
+	offset = read_ip(p, v6, 0, &h);
+	if (offset > 0 && v6)
+		offset = skip_extensions(p, offset, &h, 1);
+	if (offset < 0)
+		return -1;
+	if (h.fragment == WFP_FRAGMENT_NEXT)
+		return 0;
+	ports = read_transport(p, offset, &h, port);
+	if (ports < 0)
+		return -1;
+	t->protocol = h.protocol;
+	t->known = WFP_KNOWN_LOCAL_ADDRESS | (ports ? WFP_KNOWN_LOCAL_PORT : 0);
+	if (outbound) {
+		__builtin_memcpy(t->local, h.source, sizeof(t->local));
+		__builtin_memcpy(t->remote, h.destination, sizeof(t->remote));
+		t->ifindex = ctx->state->out->ifindex;
+	} else {
+		__builtin_memcpy(t->local, h.destination, sizeof(t->local));
+		__builtin_memcpy(t->remote, h.source, sizeof(t->remote));
+		t->ifindex = ctx->state->in->ifindex;
+	}
+	/* the type of ICMP is local whichever way it goes */
+	if (outbound || ports == 1) {
+		t->local_port = port[0];
+		t->remote_port = port[1];
+	} else {
+		t->local_port = port[1];
+		t->remote_port = port[0];
+	}
+	return 1;
+}
+
+/* Judges a packet and reports. Returns 1 for block. */
+__noinline int wfp_transport(struct wfp_tuple *t)
+{
+	struct wfp_values v = {};
+	struct wfp_link *link;
+	struct wfp_layer *l;
+	__u64 verdict;
+	int v6;
+
+	if (!t)
+		return 1;
+	l = find_layer(t->generation, t->layer);
+	if (!l)
+		return 0;
+	v6 = is_v6(t->layer);
+	v.layer = t->layer;
+	v.generation = t->generation;
+	put_address(&v, WFP_SLOT_LOCAL_ADDRESS, t->local);
+	put_address(&v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
+	if (is_transport_out(t->layer)) {
+		put(&v, WFP_SLOT_LOCAL_ADDRESS_TYPE, address_type(t->local, v6));
+		if (WFP_USES(l, DESTINATION_ADDRESS_TYPE))
+			put(&v, WFP_SLOT_DESTINATION_ADDRESS_TYPE,
+			    routed_type(t->remote, v6, find_route(t->remote, v6)));
+	} else if (WFP_USES(l, LOCAL_ADDRESS_TYPE)) {
+		put(&v, WFP_SLOT_LOCAL_ADDRESS_TYPE,
+		    routed_type(t->local, v6, find_route(t->local, v6)));
+	}
+	put(&v, WFP_SLOT_PROTOCOL, t->protocol);
+	if (t->known & WFP_KNOWN_LOCAL_PORT) {
+		put(&v, WFP_SLOT_LOCAL_PORT, t->local_port);
+		put(&v, WFP_SLOT_REMOTE_PORT, t->remote_port);
+	}
+	put(&v, WFP_SLOT_FLAGS,
+	    t->flags | (t->ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0));
+	if (WFP_USES_INTERFACE(l)) {
+		link = find_link(t->generation, t->ifindex);
+		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
+		if (link)
+			put(&v, WFP_SLOT_CURRENT_PROFILE, link->profile);
+	}
+	verdict = wfp_arbitrate(&v);
+	wfp_ale_report(t, NULL, verdict);
+	return !!(verdict & WFP_VERDICT_BLOCK);
+}
+
+/* Whether a packet is of a raw socket of a program: the kernel answers by raw
+ * sockets, too, which have no file. What is left of a TCP connection, or to
+ * become one, is no whole socket. */
+static __always_inline int from_raw_socket(struct sk_buff *skb)
+{
+	struct sock *sk = BPF_CORE_READ(skb, sk);
+	__u32 state;
+
+	if (!sk)
+		return 0;
+	state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	return state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV &&
+	       BPF_CORE_READ(sk, sk_type) == SOCK_RAW && BPF_CORE_READ(sk, sk_socket, file);
+}
+
+/* Judges a packet at the V4 layer or its V6 twin. */
+static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
+{
+	struct wfp_tuple t = { .generation = active_generation() };
+	struct wfp_layer *l;
+	int read, blocked;
+
+	t.layer = layer | (ctx->state->pf == NFPROTO_IPV6 ? 2 : 0);
+	l = find_layer(t.generation, t.layer);
+	if (!l)
+		return NF_ACCEPT;
+	if (is_transport_out(layer) && WFP_USES(l, FLAGS) && from_raw_socket(ctx->skb))
+		t.flags = WFP_FLAG_IS_RAW_ENDPOINT;
+	read = wfp_transport_tuple(ctx, &t);
+	if (read < 0) {
+		count(WFP_COUNTER_UNREADABLE);
+		return NF_DROP;
+	}
+	blocked = read && wfp_transport(&t);
+	asm volatile("" : "+r"(blocked)); /* or clang computes what the verifier must see */
+	return blocked ? NF_DROP : NF_ACCEPT;
+}
+
+SEC("netfilter")
+int wfp_local_in(struct bpf_nf_ctx *ctx)
+{
+	return judge_transport(ctx, WFP_INBOUND_TRANSPORT_V4);
+}
+
+SEC("netfilter")
+int wfp_local_out(struct bpf_nf_ctx *ctx)
+{
+	return judge_transport(ctx, WFP_OUTBOUND_TRANSPORT_V4);
+}
