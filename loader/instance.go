@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ type record struct {
 	Generation  uint64                      `json:"generation"`
 	Applied     time.Time                   `json:"applied"`
 	Unconfirmed bool                        `json:"unconfirmed"`
-	Filters     []*filter.Filter            `json:"filters"` // of the store, in file order
+	Filters     []*filter.Filter            `json:"filters,omitempty"` // of the store, in file order
 	SubLayers   []filter.SubLayer           `json:"subLayers"`
 	Callouts    []filter.Callout            `json:"callouts"`
 	Services    map[filter.SID]string       `json:"services"`
@@ -62,8 +63,8 @@ type record struct {
 	Links       map[string]policy.LinkFacts `json:"links"`
 	Profile     uint32                      `json:"profile"`
 	Failsafes   []string                    `json:"failsafes"`
-	Order       []filter.ID                 `json:"order"`  // behind each record of the filters table
-	Layers      map[layermap.LayerID]int    `json:"layers"` // filters that can decide, by layer
+	Order       []filter.ID                 `json:"order,omitempty"` // behind each record of the filters table
+	Layers      map[layermap.LayerID]int    `json:"layers"`          // filters that can decide, by layer
 	Numbers     *numbers                    `json:"numbers"`
 }
 
@@ -187,7 +188,31 @@ func (r *record) whole() bool {
 		len(n.Packages) > 0 && len(n.Packages) == len(n.PackageSIDs)
 }
 
-func (in *instance) writeRecord(r *record) error { return writeJSON(in.recordPath(r.Generation), r) }
+// writeRecord writes the filters by themselves: they are nearly all of the file, and
+// a commit waits for it.
+func (in *instance) writeRecord(r *record) error {
+	rest := *r
+	rest.Filters, rest.Order = nil, nil
+	b, err := json.Marshal(rest)
+	if err != nil {
+		return err
+	}
+	b = append(b[:len(b)-1], `,"filters":[`...)
+	for i, f := range r.Filters {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = f.AppendJSON(b)
+	}
+	b = append(b, `],"order":[`...)
+	for i, id := range r.Order {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(b, uint64(id), 10)
+	}
+	return writeFile(in.recordPath(r.Generation), append(b, "]}"...))
+}
 
 func readJSON(path string, v any) error {
 	b, err := os.ReadFile(path)

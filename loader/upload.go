@@ -3,7 +3,9 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -15,28 +17,38 @@ import (
 // upload fills the tables of a generation that is not in force. Each inner map
 // is made with the size that its content needs.
 func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, principals map[bpf.Principal]uint32) error {
-	for _, put := range []struct {
-		name string
-		fill func(name string) (*ebpf.Map, error)
-	}{
-		{bpf.WFPMapCells, inner(e, t.lines())},
-		{bpf.WFPMapBuckets, inner(e, t.buckets)},
-		{bpf.WFPMapBranches, inner(e, t.branches)},
-		{bpf.WFPMapCuts, inner(e, t.cuts)},
-		{bpf.WFPMapFilters, inner(e, t.filters)},
-		{bpf.WFPMapHits, inner(e, make([]uint64, len(t.filters)))},
-		{bpf.WFPMapPrincipals, innerHash(e, principals)},
-		{bpf.WFPMapLinks, innerHash(e, links)},
+	// To replace an outer map's entry takes the kernel some ten milliseconds, in which
+	// it waits for programs that may read the entry before: it waits for all at once.
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+	)
+	for name, fill := range map[string]func(name string) (*ebpf.Map, error){
+		bpf.WFPMapCells:      inner(e, t.lines()),
+		bpf.WFPMapBuckets:    inner(e, t.buckets),
+		bpf.WFPMapBranches:   inner(e, t.branches),
+		bpf.WFPMapCuts:       inner(e, t.cuts),
+		bpf.WFPMapFilters:    inner(e, t.filters),
+		bpf.WFPMapHits:       inner(e, make([]uint64, len(t.filters))),
+		bpf.WFPMapPrincipals: innerHash(e, principals),
+		bpf.WFPMapLinks:      innerHash(e, links),
 	} {
-		m, err := put.fill(put.name)
-		if err != nil {
-			return fmt.Errorf("filling table %s: %w", put.name, err)
-		}
-		err = e.maps[put.name].Put(slot, m)
-		m.Close()
-		if err != nil {
-			return fmt.Errorf("filling table %s: %w", put.name, err)
-		}
+		group.Go(func() {
+			m, err := fill(name)
+			if err == nil {
+				err = errors.Join(e.maps[name].Put(slot, m), m.Close())
+			}
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf("filling table %s: %w", name, err))
+			}
+		})
+	}
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	if err := e.maps[bpf.WFPMapGenerations].Put(slot, t.generation); err != nil {
 		return fmt.Errorf("filling table generations: %w", err)
