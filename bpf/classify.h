@@ -222,38 +222,72 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 	return 1;
 }
 
-/* The leaf of one field, or ~0. key is for look-ups: one place on the stack for
- * all of them. */
+static __always_inline __u64 pair(__u32 leaf, __u32 head)
+{
+	return leaf | (__u64)head << 32;
+}
+
+/* The leaf of one field and, above 32 bits, the branch that it leads to; or ~0. key
+ * is for look-ups: one place on the stack for all of them. */
 static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f,
 					void *cell_table, __u32 *key)
 {
-	__u32 word = f->word, levels = f->levels, at = f->root;
+	__u32 word = f->word, levels = f->levels, at = f->root, *cell;
+	struct wfp_line *line;
 	__u64 high;
 
 	if (!(v->present & (1U << (f->slot & 31))))
-		return f->empty;
+		return pair(f->empty, f->empty_head);
 	if (word >= WFP_WORDS)
 		return ~0ULL;
 	high = v->word[word];
-	if (!levels)
-		return high; /* wfp_wide has put the leaf there */
+	if (f->flags & WFP_FIELD_POINTS) {
+		high <<= f->shift & 63;
+		at += (high * f->factor >> (64 - f->bits[0] & 63)) * 4;
+		*key = at / 16;
+		line = bpf_map_lookup_elem(cell_table, key);
+		if (!line)
+			return ~0ULL;
+		at &= 12;
+		asm volatile("" : "+r"(at)); /* keeps the bound */
+		at &= 12;
+		if (pair(line->cell[at], line->cell[at + 1]) != high)
+			return pair(f->other, f->other_head);
+		return pair(line->cell[at + 2], line->cell[at + 3]);
+	}
+	if (!levels) { /* wfp_wide has put the leaf there */
+		if (!(f->flags & WFP_FIELD_HEADS))
+			return high;
+		cell = find_cell(cell_table, key, f->heads + high);
+		return cell ? pair(high, *cell) : ~0ULL;
+	}
 	high <<= f->shift & 63;
-	/* a cell of a table holds twice the first cell of the next, and 1 where that
-	 * has more than one; without a branch, as above */
 	at = 2 * at + 1;
 	for (int i = 0; i < WFP_LEVELS; i++) {
-		__u32 bits = f->bits[i], *cell;
+		__u32 bits = f->bits[i];
 
+		/* without a branch on the cell, as above */
 		at = at / 2 + ((high >> (64 - bits & 63)) & -(__u64)(at & 1));
+		if (--levels == 0)
+			break;
 		cell = find_cell(cell_table, key, at);
 		if (!cell)
 			return ~0ULL;
 		at = *cell;
-		if (--levels == 0)
-			break;
 		high <<= bits & 63;
 	}
-	return at;
+	if (!(f->flags & WFP_FIELD_HEADS)) {
+		cell = find_cell(cell_table, key, at);
+		return cell ? *cell : ~0ULL;
+	}
+	*key = at / 8;
+	line = bpf_map_lookup_elem(cell_table, key);
+	if (!line)
+		return ~0ULL;
+	at = at * 2 & 14;
+	asm volatile("" : "+r"(at)); /* keeps the bound */
+	at &= 14;
+	return pair(line->cell[at], line->cell[at + 1]);
 }
 
 /* Makes a branch wait, if it is one. The programs have room for all that wait at
@@ -299,12 +333,9 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 		if (leaf == ~0ULL)
 			return WFP_INCONSISTENT;
 		leaves(v)[i] = leaf;
-		if (f->flags & WFP_FIELD_HEADS) {
-			cell = find_cell(cell_table, &key, f->heads + leaf);
-			if (!cell)
-				return WFP_INCONSISTENT;
-			wait_for(v, *cell);
-		}
+		if (f->flags & WFP_FIELD_HEADS)
+			wait_for(v, leaf >> 32);
+		leaf = (__u32)leaf;
 		if (f->flags & WFP_FIELD_CLASSES) {
 			cell = find_cell(cell_table, &key, f->classes + leaf);
 			if (!cell)
@@ -426,10 +457,10 @@ static long visit(__u32 i, struct wfp_search *s)
 }
 
 /*
- * Searches for the first match of each of some sublayers and arbitrates between
- * those. Returns a verdict.
+ * Searches for the first match of each sublayer from base on, as many as one
+ * search judges, and arbitrates between those. Returns a verdict.
  */
-__noinline __u64 wfp_search(struct wfp_values *v, __u32 base)
+__noinline __u64 wfp_search(struct wfp_values *v, __u32 base, __u32 sublayers)
 {
 	struct wfp_search s = { .v = v };
 	__u64 verdict = 0;
@@ -439,14 +470,16 @@ __noinline __u64 wfp_search(struct wfp_values *v, __u32 base)
 	v->found = 0;
 	v->base = base;
 	v->failed = 0;
-	for (int i = 0; i < WFP_SPAN; i++)
-		best(v)[i] = WFP_KEY_NONE;
+	for (int i = 0; i < WFP_SPAN / 2; i++)
+		v->word[WFP_MAX_FIELDS / 2 + i] = ~0ULL; /* two times WFP_KEY_NONE */
 	bpf_loop(WFP_MAX_BRANCHES, visit, &s, 0);
 	if (!v->found)
 		return WFP_VERDICT_ERROR;
-	for (int i = 0; i < WFP_SPAN; i++) {
+	for (__u32 i = 0; i < WFP_SPAN; i++) {
 		__u32 key = best(v)[i];
 
+		if (base + i >= sublayers)
+			break;
 		if (key == WFP_KEY_NONE)
 			continue;
 		verdict = (key & ((1U << WFP_KEY_SUBLAYER) - 1)) >> WFP_KEY_PLACE;
@@ -510,7 +543,7 @@ static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 
 		if (base >= sublayers || verdict & WFP_VERDICT_ERROR)
 			break;
-		found = !base || wfp_seed(v) ? wfp_search(v, base) : WFP_VERDICT_ERROR;
+		found = !base || wfp_seed(v) ? wfp_search(v, base, sublayers) : WFP_VERDICT_ERROR;
 		if (!found)
 			continue;
 		verdict = found;

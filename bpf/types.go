@@ -67,9 +67,10 @@ const (
 	CandidateMore  = uint8(WFPWfpCandidateFlagWFP_CANDIDATE_MORE)
 	CandidateTable = uint8(WFPWfpCandidateFlagWFP_CANDIDATE_TABLE)
 
-	FieldClass   = uint8(WFPWfpFieldFlagWFP_FIELD_CLASS)
-	FieldClasses = uint8(WFPWfpFieldFlagWFP_FIELD_CLASSES)
-	FieldHeads   = uint8(WFPWfpFieldFlagWFP_FIELD_HEADS)
+	FieldClass   = uint32(WFPWfpFieldFlagWFP_FIELD_CLASS)
+	FieldClasses = uint32(WFPWfpFieldFlagWFP_FIELD_CLASSES)
+	FieldHeads   = uint32(WFPWfpFieldFlagWFP_FIELD_HEADS)
+	FieldPoints  = uint32(WFPWfpFieldFlagWFP_FIELD_POINTS)
 
 	EphemeralUniform = uint32(WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM)
 

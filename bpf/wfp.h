@@ -155,25 +155,36 @@ struct wfp_verdict {
 enum wfp_field_flag {
 	WFP_FIELD_CLASS = 1,   /* the leaf is a class, and nothing compares it */
 	WFP_FIELD_CLASSES = 2, /* cells say of which class a leaf is */
-	WFP_FIELD_HEADS = 4,   /* cells say which branch a leaf leads to */
+	WFP_FIELD_HEADS = 4,   /* a leaf leads to a branch */
+	WFP_FIELD_POINTS = 8,  /* a hash leads to the leaves of single values */
 };
 
 /*
  * How one tested field of a layer finds its leaf: the number of the stretch of
  * values, between which no filter tells a difference. Leaf 0 is no value.
+ *
+ * By levels: tables of cells, each chosen from by some bits of the value. A cell
+ * holds twice the first cell of the next table, and 1 where that has more than
+ * one; in the last table the leaf. With HEADS that table has pairs of cells, and
+ * is counted in pairs: leaf and branch.
+ * By POINTS: a table of four cells an entry: value, leaf, branch.
+ * Else by nodes and buckets, for wide fields.
  */
 struct wfp_field {
 	__u8 slot;
 	__u8 word;
 	__u8 shift;  /* left, so that the value's bytes that matter come first */
-	__u8 levels; /* tables of cells on the way to the leaf; 0: nodes and buckets */
-	__u8 flags;  /* enum wfp_field_flag */
-	__u8 pad[3];
-	__u8 bits[WFP_LEVELS]; /* of the value that choose in each table */
-	__u32 root;  /* first cell; without levels node, bucket or leaf */
+	__u8 levels; /* 0: POINTS, or nodes and buckets */
+	__u8 bits[WFP_LEVELS]; /* that choose in each table */
+	__u32 flags; /* enum wfp_field_flag */
+	__u32 root;  /* first cell; of a wide field node, bucket or leaf */
 	__u32 empty; /* leaf of a field without a value */
+	__u32 empty_head; /* HEADS: its branch */
 	__u32 classes; /* CLASSES: cell of leaf 0 */
 	__u32 heads;   /* HEADS: cell of leaf 0 */
+	__u32 other;   /* POINTS: leaf of all values that are not in the table */
+	__u32 other_head;
+	__u64 factor;  /* POINTS: the top bits of the product with a value choose */
 };
 
 /* One layer in one generation. */

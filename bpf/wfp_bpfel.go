@@ -109,18 +109,21 @@ type WFPWfpEvent struct {
 }
 
 type WFPWfpField struct {
-	_       structs.HostLayout
-	Slot    uint8
-	Word    uint8
-	Shift   uint8
-	Levels  uint8
-	Flags   uint8
-	Pad     [3]uint8
-	Bits    [4]uint8
-	Root    uint32
-	Empty   uint32
-	Classes uint32
-	Heads   uint32
+	_         structs.HostLayout
+	Slot      uint8
+	Word      uint8
+	Shift     uint8
+	Levels    uint8
+	Bits      [4]uint8
+	Flags     uint32
+	Root      uint32
+	Empty     uint32
+	EmptyHead uint32
+	Classes   uint32
+	Heads     uint32
+	Other     uint32
+	OtherHead uint32
+	Factor    uint64
 }
 
 type WFPWfpFieldFlag uint32
@@ -129,6 +132,7 @@ const (
 	WFPWfpFieldFlagWFP_FIELD_CLASS   WFPWfpFieldFlag = 1
 	WFPWfpFieldFlagWFP_FIELD_CLASSES WFPWfpFieldFlag = 2
 	WFPWfpFieldFlagWFP_FIELD_HEADS   WFPWfpFieldFlag = 4
+	WFPWfpFieldFlagWFP_FIELD_POINTS  WFPWfpFieldFlag = 8
 )
 
 type WFPWfpFilter struct {

@@ -4,28 +4,63 @@ package loader
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 )
 
 // Leaves up to which a field of two bytes has two tables of 256 cells and one of
-// four bytes has four: a larger first table is read faster, but takes more room.
+// four bytes has four: a larger first table saves a look-up, but takes 256 KiB. Many
+// addresses lie far apart: small tables last save room.
 const (
-	smallPorts     = 256
-	smallAddresses = 2048
+	fewPorts      = 64
+	fewAddresses  = 64
+	manyAddresses = 2048
 )
 
 // shape is how many bits of a value choose in each of the tables that lead to a
-// field's leaves. Where few leaves lie behind many first tables, the last ones are
-// small.
+// field's leaves.
 func (f *leafing) shape(width int) []uint8 {
 	switch {
-	case f.bits == nil && width == 2 && f.leaves > smallPorts:
+	case f.bits == nil && width == 2 && f.leaves > fewPorts:
 		return []uint8{16}
-	case f.bits == nil && width == 4 && f.leaves > smallAddresses:
+	case f.bits == nil && width == 4 && f.leaves > manyAddresses:
 		return []uint8{16, 8, 4, 4}
+	case f.bits == nil && width == 4 && f.leaves > fewAddresses:
+		return []uint8{16, 8, 8}
 	}
 	return []uint8{8, 8, 8, 8}[:width]
+}
+
+// ends is what the last look-up of a field finds: the leaf, or what stands for it,
+// and the branch that it leads to, where the field leads to some.
+type ends struct {
+	label func(leaf uint32) uint32
+	heads []uint32 // by leaf; nil: none
+}
+
+// layEnds lays n ends in a row. It returns the first cell, or pair of cells.
+func (t *tables) layEnds(end ends, n int, leaf func(i int) uint32) uint32 {
+	if end.heads == nil {
+		at := len(t.cells)
+		for i := range n {
+			t.cells = append(t.cells, end.label(leaf(i)))
+		}
+		return uint32(at)
+	}
+	t.align(2)
+	at := len(t.cells) / 2
+	for i := range n {
+		t.cells = append(t.cells, end.label(leaf(i)), end.heads[leaf(i)])
+	}
+	return uint32(at)
+}
+
+// align makes the next cell's number a multiple.
+func (t *tables) align(cells int) {
+	for len(t.cells)%cells != 0 {
+		t.cells = append(t.cells, 0)
+	}
 }
 
 // levelled lays the tables of a field of up to four bytes, each chosen from by the
@@ -35,16 +70,16 @@ type levelled struct {
 	t      *tables
 	f      *tested
 	shape  []uint8 // bits of each table
-	label  func(leaf uint32) uint32
+	end    ends
 	starts []uint64          // of leaf 1, 2, ...
 	same   [][]uint32        // by levels that are left: cell before leaf n, 0: not laid
 	nodes  map[uint32]uint32 // bits: first cell of a node's table
 }
 
 // layLevels returns the first cell.
-func (t *tables) layLevels(f *tested, width int, shape []uint8, label func(uint32) uint32) uint32 {
+func (t *tables) layLevels(f *tested, width int, shape []uint8, end ends) uint32 {
 	l := &levelled{
-		t: t, f: f, shape: shape, label: label,
+		t: t, f: f, shape: shape, end: end,
 		same: make([][]uint32, bpf.Levels), nodes: map[uint32]uint32{},
 	}
 	if f.bits != nil {
@@ -77,48 +112,54 @@ func (l *levelled) left(level int) (bits int) {
 // leaf of starts[i] at first. It returns its first cell and the leaf at its end.
 func (l *levelled) table(low uint64, level, i int) (uint32, int) {
 	size := 1 << l.shape[level]
+	left := l.left(level)
+	if left == 0 {
+		first := l.t.layEnds(l.end, size, func(n int) uint32 {
+			for i+1 < len(l.starts) && l.starts[i+1] <= low+uint64(n) {
+				i++
+			}
+			return uint32(i) + 1
+		})
+		return first, i
+	}
 	at := len(l.t.cells)
 	l.t.cells = append(l.t.cells, make([]uint32, size)...)
-	left := l.left(level)
 	for n := range size {
 		from := low + uint64(n)<<left
 		end := from + 1<<left
 		for i+1 < len(l.starts) && l.starts[i+1] <= from {
 			i++
 		}
-		switch {
-		case left == 0:
-			l.t.cells[at+n] = l.label(uint32(i) + 1)
-		case i+1 == len(l.starts) || l.starts[i+1] >= end:
+		if i+1 == len(l.starts) || l.starts[i+1] >= end {
 			l.t.cells[at+n] = l.constant(uint32(i)+1, len(l.shape)-level-1)
-		default:
-			next, last := l.table(from, level+1, i)
-			l.t.cells[at+n] = 2*next + 1
-			i = last
+			continue
 		}
+		next, last := l.table(from, level+1, i)
+		l.t.cells[at+n] = 2*next + 1
+		i = last
 	}
 	return uint32(at), i
 }
 
-func (l *levelled) bitTable(node uint32, level int) uint32 {
+func (l *levelled) bitTable(node uint32, level int) (first uint32) {
 	if at, ok := l.nodes[node]; ok {
 		return at
+	}
+	entries := &l.f.bits.nodes[node]
+	if l.left(level) == 0 {
+		first = l.t.layEnds(l.end, bpf.NodeCells, func(b int) uint32 { return entries[b]&^bpf.Leaf + 1 })
+		l.nodes[node] = first
+		return first
 	}
 	at := len(l.t.cells)
 	l.t.cells = append(l.t.cells, make([]uint32, bpf.NodeCells)...)
 	l.nodes[node] = uint32(at)
-	left := l.left(level)
-	for b, next := range l.f.bits.nodes[node] {
-		var cell uint32
-		switch {
-		case next&bpf.Leaf == 0:
-			cell = 2*l.bitTable(next, level+1) + 1
-		case left == 0:
-			cell = l.label(next&^bpf.Leaf + 1)
-		default:
-			cell = l.constant(next&^bpf.Leaf+1, len(l.shape)-level-1)
+	for b, next := range entries {
+		if next&bpf.Leaf == 0 {
+			l.t.cells[at+b] = 2*l.bitTable(next, level+1) + 1
+		} else {
+			l.t.cells[at+b] = l.constant(next&^bpf.Leaf+1, len(l.shape)-level-1)
 		}
-		l.t.cells[at+b] = cell
 	}
 	return uint32(at)
 }
@@ -132,12 +173,14 @@ func (l *levelled) constant(leaf uint32, left int) uint32 {
 	if at := l.same[left-1][leaf]; at != 0 {
 		return 2 * at
 	}
-	cell := l.label(leaf)
-	if left > 1 {
-		cell = l.constant(leaf, left-1)
+	var at uint32
+	if left == 1 {
+		at = l.t.layEnds(l.end, 1, func(int) uint32 { return leaf })
+	} else {
+		cell := l.constant(leaf, left-1)
+		at = uint32(len(l.t.cells))
+		l.t.cells = append(l.t.cells, cell)
 	}
-	at := uint32(len(l.t.cells))
-	l.t.cells = append(l.t.cells, cell)
 	l.same[left-1][leaf] = at
 	return 2 * at
 }
@@ -167,4 +210,81 @@ func (t *tables) layNodes(f *tested, width int, label func(uint32) uint32) uint3
 		}
 	}
 	return lead(f.bits.root, 0)
+}
+
+// maxPoints is up to how many values a field of more than four bytes is hashed.
+const maxPoints = 64
+
+// layPoints lays a table of a field's single values, such as LUIDs, if no filter
+// tells the others apart. It reports whether it could.
+func (t *tables) layPoints(f *tested, field *bpf.Field, end ends) bool {
+	var points []uint32 // leaves
+	var others []uint32
+	width := widths[f.field.DataType]
+	for i := range f.starts {
+		if next, ok := f.starts[i].next(width); i+1 < len(f.starts) && ok && f.starts[i+1] == next {
+			points = append(points, uint32(i)+1)
+		} else {
+			others = append(others, uint32(i)+1)
+		}
+	}
+	if f.bits != nil || len(points) > maxPoints || len(others) == 0 {
+		return false
+	}
+	for _, spans := range f.spans {
+		n := 0
+		for _, other := range others {
+			if slices.ContainsFunc(spans, func(s span) bool { return s.low <= other && other <= s.high }) {
+				n++
+			}
+		}
+		if n > 0 && n < len(others) {
+			return false
+		}
+	}
+	value := func(leaf uint32) uint64 { return binary.BigEndian.Uint64(f.starts[leaf-1][:8]) }
+	const first, step = 0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9 // odd, bits well mixed
+	for bits := 4; bits < 13; bits++ {
+		factor := uint64(first)
+		for range 64 {
+			at := map[uint64]uint32{}
+			for _, leaf := range points {
+				at[value(leaf)*factor>>(64-bits)] = leaf
+			}
+			if len(at) == len(points) {
+				t.putPoints(f, field, end, at, 1<<bits, others[0])
+				field.Bits[0], field.Factor = uint8(bits), factor
+				return true
+			}
+			factor *= step
+		}
+	}
+	return false
+}
+
+// putPoints writes the table. A free entry holds what no value that leads there is.
+func (t *tables) putPoints(f *tested, field *bpf.Field, end ends, points map[uint64]uint32, size int, other uint32) {
+	head := func(leaf uint32) uint32 {
+		if end.heads == nil {
+			return 0
+		}
+		return end.heads[leaf]
+	}
+	t.align(4)
+	field.Flags |= bpf.FieldPoints
+	field.Root = uint32(len(t.cells))
+	field.Other, field.OtherHead = end.label(other), head(other)
+	for n := range size {
+		leaf, ok := points[uint64(n)]
+		value := uint64(0) // it leads to the first entry
+		if !ok {
+			leaf = other
+			if n == 0 {
+				value = ^uint64(0)
+			}
+		} else {
+			value = binary.BigEndian.Uint64(f.starts[leaf-1][:8])
+		}
+		t.cells = append(t.cells, uint32(value), uint32(value>>32), end.label(leaf), head(leaf))
+	}
 }

@@ -138,7 +138,7 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 	}
 	for i, f := range fields {
 		layer.Field[i] = t.layField(f, search.heads[i])
-		if layer.Field[i].Levels == 0 {
+		if layer.Field[i].Levels == 0 && layer.Field[i].Flags&bpf.FieldPoints == 0 {
 			layer.Wide[layer.Wides] = uint8(i) // no layer has more such fields than there is room for
 			layer.Wides++
 		}

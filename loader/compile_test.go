@@ -24,10 +24,13 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 	waiting := []uint32{l.Root}
 	for i := range leaves {
 		f := &l.Field[i]
-		leaf := t.leafOf(f, &c.Values)
+		leaf, head := t.leafOf(f, &c.Values)
 		leaves[i] = leaf
 		if f.Flags&bpf.FieldHeads != 0 {
-			waiting = append(waiting, t.cells[f.Heads+leaf])
+			waiting = append(waiting, head)
+			if head != t.cells[f.Heads+leaf] {
+				panic("a leaf leads to two branches")
+			}
 		}
 		if f.Flags&bpf.FieldClasses != 0 {
 			leaf = t.cells[f.Classes+leaf]
@@ -94,22 +97,32 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 }
 
 // leafOf is field_leaf (bpf/classify.h) in Go.
-func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) uint32 {
+func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) (leaf, head uint32) {
 	if v.Present&(1<<f.Slot) == 0 {
-		return f.Empty
+		return f.Empty, f.EmptyHead
 	}
 	word, at := v.Word[f.Word]<<f.Shift, f.Root
+	if f.Flags&bpf.FieldPoints != 0 {
+		p := t.cells[uint64(at)+word*f.Factor>>(64-f.Bits[0])*4:]
+		if uint64(p[0])|uint64(p[1])<<32 != word {
+			return f.Other, f.OtherHead
+		}
+		return p[2], p[3]
+	}
 	if f.Levels > 0 {
 		at = 2*at + 1
-		for _, bits := range f.Bits[:f.Levels] {
+		for i, bits := range f.Bits[:f.Levels] {
 			entry := at / 2
 			if at&1 != 0 {
 				entry += uint32(word >> (64 - bits))
 			}
+			if i+1 == int(f.Levels) && f.Flags&bpf.FieldHeads != 0 {
+				return t.cells[2*entry], t.cells[2*entry+1]
+			}
 			at = t.cells[entry]
 			word <<= bits
 		}
-		return at
+		return at, 0
 	}
 	for at&bpf.Leaf == 0 {
 		if at&bpf.SecondFlag != 0 {
@@ -128,7 +141,11 @@ func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) uint32 {
 		at = b.Next[n]
 		word <<= b.Shift
 	}
-	return at &^ bpf.Leaf
+	leaf = at &^ bpf.Leaf
+	if f.Flags&bpf.FieldHeads != 0 {
+		head = t.cells[f.Heads+leaf]
+	}
+	return leaf, head
 }
 
 func liveLayers() []layermap.LayerID {

@@ -204,7 +204,7 @@ func (f *leafing) uniform(ephemeral portRange) bool {
 func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 	place := f.src.Slot.Place()
 	field := bpf.Field{Slot: uint8(f.src.Slot), Word: place.Word}
-	label := func(leaf uint32) uint32 { return leaf }
+	end := ends{label: func(leaf uint32) uint32 { return leaf }, heads: heads}
 	switch {
 	case f.classOf == nil:
 	case f.compared || heads != nil:
@@ -215,20 +215,17 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 		}
 	default:
 		field.Flags |= bpf.FieldClass
-		label = func(leaf uint32) uint32 { return uint32(f.classOf[leaf]) }
+		end.label = func(leaf uint32) uint32 { return uint32(f.classOf[leaf]) }
 	}
 	if heads != nil {
 		field.Flags |= bpf.FieldHeads
-		field.Heads = uint32(len(t.cells))
+		field.Heads, field.EmptyHead = uint32(len(t.cells)), heads[0]
 		t.cells = append(t.cells, heads...)
 	}
-	field.Empty = label(0)
+	field.Empty = end.label(0)
 	if f.direct {
 		field.Shift, field.Bits[0], field.Levels = 32-place.Shift, 32, 1
-		field.Root = uint32(len(t.cells))
-		for leaf := uint32(1); leaf < f.leaves; leaf++ {
-			t.cells = append(t.cells, label(leaf))
-		}
+		field.Root = t.layEnds(end, int(f.leaves)-1, func(n int) uint32 { return uint32(n) + 1 })
 		return field
 	}
 	width := widths[f.field.DataType]
@@ -236,7 +233,9 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 		field.Shift = uint8(64-8*width) - place.Shift
 	}
 	if width > bpf.Levels {
-		field.Root = t.layNodes(f, width, label)
+		if width > 8 || !t.layPoints(f, &field, end) {
+			field.Root = t.layNodes(f, width, end.label)
+		}
 		return field
 	}
 	skip := 0
@@ -247,6 +246,6 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 	shape := f.shape(width - skip)
 	copy(field.Bits[:], shape)
 	field.Levels = uint8(len(shape))
-	field.Root = t.layLevels(f, width, shape, label)
+	field.Root = t.layLevels(f, width, shape, end)
 	return field
 }
