@@ -322,7 +322,11 @@ func (d *differ) disagree(at scene, p *policy.Policy, l *layermap.Layer, values 
 	fmt.Fprintf(&b, "  kernel:    %v, %s, by filter %d\n", got.Action, right(got.Soft), got.Filter)
 	for i, f := range l.Fields {
 		if l.Source(f.Key).Kind == layermap.Filled {
-			fmt.Fprintf(&b, "    %s = %s\n", f.Key, text(values[i]))
+			value := text(values[i])
+			if f.Type == layermap.IPAddress {
+				value = filter.FormatValue(f, values[i])
+			}
+			fmt.Fprintf(&b, "    %s = %s\n", f.Key, value)
 		}
 	}
 	order := p.Store.Layer(l.ID)
