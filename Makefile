@@ -11,6 +11,7 @@ FUZZTIME ?= 60s
 BENCH    ?=
 DIFF_PAIRS ?= 1000000
 DIFF_SEED  ?= $(shell date +%s)
+COMMITS    ?= 1000
 
 # The compiler that the committed BPF objects were made with. Another version
 # makes other bytes, and check-generate would report a difference.
@@ -91,6 +92,11 @@ test: deps check-generate fmt-check ## Test everything (root: also what needs th
 .PHONY: difftest
 difftest: ## Hold the BPF classifier against the oracle (DIFF_PAIRS, DIFF_SEED)
 	DIFF_PAIRS=$(DIFF_PAIRS) DIFF_SEED=$(DIFF_SEED) $(GO) test -count=1 -timeout 50m -v -run '^TestDiff' ./tests/diff
+
+# In CI as many commits as half a minute allows.
+.PHONY: committest
+committest: ## Commit under traffic, COMMITS times (1000)
+	COMMITS=$(COMMITS) $(GO) test -count=1 -timeout 20m -v -run '^TestCommitUnderTraffic$$' ./tests/live
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (60s)

@@ -128,23 +128,9 @@ static __always_inline __u64 below(__u64 a, __u64 b)
 	return all;
 }
 
-/* A cell; key is its line's, for the look-up. */
-static __always_inline __u32 *find_cell(void *table, __u32 *key, __u32 at)
-{
-	struct wfp_line *line;
-
-	*key = at / 16;
-	line = bpf_map_lookup_elem(table, key);
-	at &= 15;
-	asm volatile("" : "+r"(at)); /* keeps the bound */
-	at &= 15;
-	return line ? &line->cell[at] : NULL;
-}
-
 /* The leaf that a value leads to by nodes and buckets, or ~0: the tables are
  * inconsistent. The value's bytes stand left-justified in high, then low. */
-static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 high, __u64 low,
-				  __u32 at)
+__noinline __u64 wfp_walk(__u32 generation, __u64 high, __u64 low, __u32 at)
 {
 	for (int i = 0; i < WFP_MAX_DEPTH; i++) {
 		__u64 second = -(__u64)(at / WFP_SECOND & 1);
@@ -155,7 +141,7 @@ static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 hi
 		/* without a branch, which would double what the verifier follows */
 		high = (high & ~second) | (low & second);
 		if (at & WFP_BUCKET) {
-			struct wfp_bucket *b = bpf_map_lookup_elem(bucket_table, &entry);
+			struct wfp_bucket *b = find_buckets(generation, entry);
 			__u32 n;
 
 			if (!b)
@@ -166,9 +152,8 @@ static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 hi
 			at = b->next[n & 7];
 			high <<= b->shift & 63;
 		} else {
-			__u32 *cell;
+			__u32 *cell = find_cells(generation, entry + (high >> 56));
 
-			cell = find_cell(cell_table, &entry, entry + (high >> 56));
 			if (!cell)
 				break;
 			at = *cell;
@@ -184,20 +169,13 @@ static __always_inline __u64 walk(void *cell_table, void *bucket_table, __u64 hi
  */
 __noinline __u32 wfp_wide(struct wfp_values *v)
 {
-	void *cell_table, *bucket_table;
 	struct wfp_layer *l;
-	__u32 key;
 
 	if (!v)
 		return 0;
 	l = find_layer(v->generation, v->layer);
-	if (!l || !l->wides)
+	if (!l)
 		return 1;
-	key = v->generation;
-	cell_table = bpf_map_lookup_elem(&cells, &key);
-	bucket_table = bpf_map_lookup_elem(&buckets, &key);
-	if (!cell_table || !bucket_table)
-		return 0;
 	for (int i = 0; i < WFP_MAX_WIDE; i++) {
 		__u32 n = l->wide[i], word;
 		struct wfp_field *f;
@@ -213,8 +191,8 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 		word = f->word;
 		if (word >= WFP_WORDS - 1)
 			return 0;
-		leaf = walk(cell_table, bucket_table, v->word[word] << (f->shift & 63),
-			    v->word[word + 1], f->root);
+		leaf = wfp_walk(v->generation, v->word[word] << (f->shift & 63), v->word[word + 1],
+			    f->root);
 		if (leaf == ~0ULL)
 			return 0;
 		v->word[word] = leaf;
@@ -227,13 +205,11 @@ static __always_inline __u64 pair(__u32 leaf, __u32 head)
 	return leaf | (__u64)head << 32;
 }
 
-/* The leaf of one field and, above 32 bits, the branch that it leads to; or ~0. key
- * is for look-ups: one place on the stack for all of them. */
-static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f,
-					void *cell_table, __u32 *key)
+/* The leaf of one field and, above 32 bits, the branch that it leads to; or ~0. */
+static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f)
 {
 	__u32 word = f->word, levels = f->levels, at = f->root, *cell;
-	struct wfp_line *line;
+	struct cells_page *page;
 	__u64 high;
 
 	if (!(v->present & (1U << (f->slot & 31))))
@@ -244,21 +220,20 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 	if (f->flags & WFP_FIELD_POINTS) {
 		high <<= f->shift & 63;
 		at += (high * f->factor >> (64 - f->bits[0] & 63)) * 4;
-		*key = at / 16;
-		line = bpf_map_lookup_elem(cell_table, key);
-		if (!line)
+		page = cells_page_of(v->generation, at);
+		if (!page)
 			return ~0ULL;
-		at &= 12;
+		at &= WFP_PAGE_cells - 4;
 		asm volatile("" : "+r"(at)); /* keeps the bound */
-		at &= 12;
-		if (pair(line->cell[at], line->cell[at + 1]) != high)
+		at &= WFP_PAGE_cells - 4;
+		if (pair(page->entry[at], page->entry[at + 1]) != high)
 			return pair(f->other, f->other_head);
-		return pair(line->cell[at + 2], line->cell[at + 3]);
+		return pair(page->entry[at + 2], page->entry[at + 3]);
 	}
 	if (!levels) { /* wfp_wide has put the leaf there */
 		if (!(f->flags & WFP_FIELD_HEADS))
 			return high;
-		cell = find_cell(cell_table, key, f->heads + high);
+		cell = find_cells(v->generation, f->heads + high);
 		return cell ? pair(high, *cell) : ~0ULL;
 	}
 	high <<= f->shift & 63;
@@ -270,24 +245,24 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 		at = at / 2 + ((high >> (64 - bits & 63)) & -(__u64)(at & 1));
 		if (--levels == 0)
 			break;
-		cell = find_cell(cell_table, key, at);
+		cell = find_cells(v->generation, at);
 		if (!cell)
 			return ~0ULL;
 		at = *cell;
 		high <<= bits & 63;
 	}
 	if (!(f->flags & WFP_FIELD_HEADS)) {
-		cell = find_cell(cell_table, key, at);
+		cell = find_cells(v->generation, at);
 		return cell ? *cell : ~0ULL;
 	}
-	*key = at / 8;
-	line = bpf_map_lookup_elem(cell_table, key);
-	if (!line)
+	at *= 2;
+	page = cells_page_of(v->generation, at);
+	if (!page)
 		return ~0ULL;
-	at = at * 2 & 14;
+	at &= WFP_PAGE_cells - 2;
 	asm volatile("" : "+r"(at)); /* keeps the bound */
-	at &= 14;
-	return pair(line->cell[at], line->cell[at + 1]);
+	at &= WFP_PAGE_cells - 2;
+	return pair(page->entry[at], page->entry[at + 1]);
 }
 
 /* Makes a branch wait, if it is one. The programs have room for all that wait at
@@ -306,18 +281,12 @@ static __always_inline void wait_for(struct wfp_values *v, __u32 branch)
 __noinline __u32 wfp_enter(struct wfp_values *v)
 {
 	struct wfp_layer *l;
-	void *cell_table;
-	__u32 key;
 
 	if (!v)
 		return 0;
 	l = find_layer(v->generation, v->layer);
 	if (!l)
 		return 0;
-	key = v->generation;
-	cell_table = bpf_map_lookup_elem(&cells, &key);
-	if (!cell_table)
-		return WFP_INCONSISTENT;
 	for (int w = 0; w < WFP_CLASS_WORDS; w++)
 		v->is[w] = 0;
 	v->waiting = 0;
@@ -329,7 +298,7 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 
 		if (i >= l->fields)
 			break;
-		leaf = field_leaf(v, f, cell_table, &key);
+		leaf = field_leaf(v, f);
 		if (leaf == ~0ULL)
 			return WFP_INCONSISTENT;
 		leaves(v)[i] = leaf;
@@ -337,7 +306,7 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 			wait_for(v, leaf >> 32);
 		leaf = (__u32)leaf;
 		if (f->flags & WFP_FIELD_CLASSES) {
-			cell = find_cell(cell_table, &key, f->classes + leaf);
+			cell = find_cells(v->generation, f->classes + leaf);
 			if (!cell)
 				return WFP_INCONSISTENT;
 			leaf = *cell;
@@ -371,10 +340,8 @@ static __always_inline int consider(struct wfp_values *v, const struct wfp_candi
 	failed |= (__u64)c->span[1] - (__u32)(b - c->low[1]);
 	failed = (__u64)((__s64)failed >> 63) | v->failed;
 	if (c->flags & WFP_CANDIDATE_TABLE) {
-		__u32 key = v->generation, *cell;
-		void *table = bpf_map_lookup_elem(&cells, &key);
+		__u32 *cell = find_cells(v->generation, c->low[0] + a / 32);
 
-		cell = table ? find_cell(table, &key, c->low[0] + a / 32) : NULL;
 
 		if (!cell)
 			return 0;
@@ -396,24 +363,23 @@ static __always_inline int consider(struct wfp_values *v, const struct wfp_candi
 }
 
 /* The branch that a leaf leads to among a branch's cuts. */
-static __always_inline __u32 cut_branch(void *table, const struct wfp_branch *br, __u32 leaf)
+static __always_inline __u32 cut_branch(__u32 generation, const struct wfp_branch *br, __u32 leaf)
 {
 	__u32 at = br->cuts, left = br->count;
 	struct wfp_cut *c;
 
 	for (int i = 0; i < WFP_MAX_CUTS_LOG; i++) {
-		__u32 half = left / 2, key;
+		__u32 half = left / 2;
 
 		if (!half)
 			break;
-		key = at + half;
-		c = bpf_map_lookup_elem(table, &key);
+		c = find_cuts(generation, at + half);
 		if (!c)
 			return WFP_INCONSISTENT;
 		at += half & ~below(leaf, c->from);
 		left -= half;
 	}
-	c = bpf_map_lookup_elem(table, &at);
+	c = find_cuts(generation, at);
 	return c ? c->branch : WFP_INCONSISTENT;
 }
 
@@ -423,7 +389,6 @@ static long visit(__u32 i, struct wfp_search *s)
 	struct wfp_values *v = s->v;
 	__u32 generation = v->generation, at;
 	struct wfp_branch *br;
-	void *table;
 
 	if (!v->waiting) {
 		v->found = 1;
@@ -431,8 +396,7 @@ static long visit(__u32 i, struct wfp_search *s)
 	}
 	v->waiting--;
 	at = v->pending[v->waiting & (WFP_PENDING - 1)];
-	table = bpf_map_lookup_elem(&branches, &generation);
-	br = table ? bpf_map_lookup_elem(table, &at) : NULL;
+	br = find_branches(generation, at);
 	if (!br)
 		return 1;
 	for (int n = 0; n < WFP_CANDIDATES; n++) {
@@ -443,12 +407,8 @@ static long visit(__u32 i, struct wfp_search *s)
 	}
 	wait_for(v, br->next);
 	if (br->count) {
-		__u32 to;
+		__u32 to = cut_branch(generation, br, leaves(v)[br->field & 31]);
 
-		table = bpf_map_lookup_elem(&cuts, &generation);
-		if (!table)
-			return 1;
-		to = cut_branch(table, br, leaves(v)[br->field & 31]);
 		if (to == WFP_INCONSISTENT)
 			return 1;
 		wait_for(v, to);
@@ -496,26 +456,21 @@ __noinline __u64 wfp_search(struct wfp_values *v, __u32 base, __u32 sublayers)
 __noinline __u32 wfp_seed(struct wfp_values *v)
 {
 	struct wfp_layer *l;
-	__u32 generation;
-	void *cell_table;
 
 	if (!v)
 		return 0;
-	generation = v->generation;
-	l = find_layer(generation, v->layer);
-	cell_table = bpf_map_lookup_elem(&cells, &generation);
-	if (!l || !cell_table)
+	l = find_layer(v->generation, v->layer);
+	if (!l)
 		return 0;
-	v->waiting = 0;
 	wait_for(v, l->root);
 	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
-		__u32 key, *cell;
+		__u32 *cell;
 
 		if (i >= l->fields)
 			break;
 		if (!(l->field[i].flags & WFP_FIELD_HEADS))
 			continue;
-		cell = find_cell(cell_table, &key, l->field[i].heads + leaves(v)[i]);
+		cell = find_cells(v->generation, l->field[i].heads + leaves(v)[i]);
 		if (!cell)
 			return 0;
 		wait_for(v, *cell);
@@ -532,8 +487,13 @@ __noinline __u32 wfp_seed(struct wfp_values *v)
  */
 static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 {
-	__u32 sublayers = wfp_wide(v) ? wfp_enter(v) : WFP_INCONSISTENT;
+	struct wfp_layer *l = find_layer(v->generation, v->layer);
+	__u32 sublayers;
 	__u64 verdict = 0;
+
+	if (!l)
+		return 0;
+	sublayers = !l->wides || wfp_wide(v) ? wfp_enter(v) : WFP_INCONSISTENT;
 
 	if (sublayers == WFP_INCONSISTENT)
 		verdict = WFP_VERDICT_ERROR;

@@ -59,14 +59,56 @@ struct {
 		__array(values, struct name##_inner);                   \
 	} name SEC(".maps")
 
-/* line -> 16 cells: leaf, cell of the next table, class, or branch. Written by the loader. */
-WFP_TABLE(cells, struct wfp_line);
-/* bucket -> where a few ranges lead. Written by the loader. */
-WFP_TABLE(buckets, struct wfp_bucket);
-/* branch -> filters to look at, and where to go on. Written by the loader. */
-WFP_TABLE(branches, struct wfp_branch);
-/* cut -> branch from a leaf on. Written by the loader. */
-WFP_TABLE(cuts, struct wfp_cut);
+/*
+ * Large tables are cut into pages of one size: the kernel's look-up of those is
+ * inlined into the program, a table of any other size costs a call for each.
+ */
+#define WFP_PAGED(name, value_type)                                     \
+	struct name##_page {                                            \
+		value_type entry[WFP_PAGE_##name];                      \
+	};                                                              \
+	struct name##_inner {                                           \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                       \
+		__uint(map_flags, BPF_F_MMAPABLE);                      \
+		__type(key, __u32);                                     \
+		__type(value, struct name##_page);                      \
+		__uint(max_entries, 1);                                 \
+	};                                                              \
+	struct {                                                        \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);               \
+		__type(key, __u32);                                     \
+		__uint(max_entries, WFP_GENERATIONS * WFP_PAGES_##name); \
+		__array(values, struct name##_inner);                   \
+	} name SEC(".maps");                                            \
+	static __always_inline struct name##_page *name##_page_of(__u32 generation, __u32 at) \
+	{                                                               \
+		__u32 key = at / WFP_PAGE_##name * WFP_GENERATIONS + generation; \
+		void *page = bpf_map_lookup_elem(&name, &key);          \
+                                                                        \
+		key = 0;                                                \
+		return page ? bpf_map_lookup_elem(page, &key) : NULL;   \
+	}                                                               \
+	/* An entry, or NULL: the tables are inconsistent. */           \
+	static __always_inline value_type *find_##name(__u32 generation, __u32 at) \
+	{                                                               \
+		struct name##_page *page = name##_page_of(generation, at); \
+                                                                        \
+		at &= WFP_PAGE_##name - 1;                              \
+		asm volatile("" : "+r"(at)); /* keeps the bound */      \
+		at &= WFP_PAGE_##name - 1;                              \
+		return page ? &page->entry[at] : NULL;                  \
+	}                                                               \
+	/* clang keeps a type whole only where something but a map names it */ \
+	const struct name##_page *layout_##name##_page __attribute__((unused))
+
+/* page * 2 + generation -> cells: leaf, cell of the next table, class, or branch. Loader. */
+WFP_PAGED(cells, __u32);
+/* page * 2 + generation -> buckets: where a few ranges lead. Loader. */
+WFP_PAGED(buckets, struct wfp_bucket);
+/* page * 2 + generation -> branches: filters to look at, and where to go on. Loader. */
+WFP_PAGED(branches, struct wfp_branch);
+/* page * 2 + generation -> cuts: branch from a leaf on. Loader. */
+WFP_PAGED(cuts, struct wfp_cut);
 /* record -> filter, layer after layer, in evaluation order. Written by the loader. */
 WFP_TABLE(filters, struct wfp_filter);
 /* record -> decisions of that filter. Written by the programs. */
@@ -151,7 +193,6 @@ struct {
  * it; these are the types that Go reads or writes. */
 const struct wfp_event *layout_event __attribute__((unused));
 const struct wfp_bucket *layout_bucket __attribute__((unused));
-const struct wfp_line *layout_line __attribute__((unused));
 const struct wfp_branch *layout_branch __attribute__((unused));
 const struct wfp_cut *layout_cut __attribute__((unused));
 const struct wfp_filter *layout_filter __attribute__((unused));

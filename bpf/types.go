@@ -9,7 +9,6 @@ type (
 	Verdict    = WFPWfpVerdict
 	Layer      = WFPWfpLayer
 	Field      = WFPWfpField
-	Line       = WFPWfpLine
 	Bucket     = WFPWfpBucket
 	Branch     = WFPWfpBranch
 	Candidate  = WFPWfpCandidate
@@ -32,6 +31,14 @@ const (
 	LayerSlots   = int(WFPWfpLayerIdWFP_LAYERS)
 	MaxFields    = int(WFPWfpLimitWFP_MAX_FIELDS)
 	MaxSubLayers = int(WFPWfpLimitWFP_MAX_SUBLAYERS)
+	CellPages    = int(WFPWfpLimitWFP_PAGES_cells)
+	CellPage     = int(WFPWfpLimitWFP_PAGE_cells)
+	BucketPages  = int(WFPWfpLimitWFP_PAGES_buckets)
+	BucketPage   = int(WFPWfpLimitWFP_PAGE_buckets)
+	BranchPages  = int(WFPWfpLimitWFP_PAGES_branches)
+	BranchPage   = int(WFPWfpLimitWFP_PAGE_branches)
+	CutPages     = int(WFPWfpLimitWFP_PAGES_cuts)
+	CutPage      = int(WFPWfpLimitWFP_PAGE_cuts)
 	MaxWide      = int(WFPWfpLimitWFP_MAX_WIDE)
 	Levels       = int(WFPWfpLimitWFP_LEVELS)
 	ClassWords   = int(WFPWfpLimitWFP_CLASS_WORDS)

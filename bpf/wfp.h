@@ -101,11 +101,20 @@ enum wfp_limit {
 	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
 	WFP_LEVELS = 4,          /* tables on the way to a leaf, at most */
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
-	WFP_CANDIDATES = 4,      /* of a branch */
+	WFP_CANDIDATES = 3,      /* of a branch: two lines of the processor's cache */
 	WFP_PENDING = 8,         /* branches that wait while others are searched */
 	WFP_SPAN = 12,           /* sublayers that one search judges */
 	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
 	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
+	/* pages of the tables of a generation, and entries of a page, a power of two */
+	WFP_PAGES_cells = 256,
+	WFP_PAGE_cells = 65536,
+	WFP_PAGES_buckets = 512,
+	WFP_PAGE_buckets = 1024,
+	WFP_PAGES_branches = 1024,
+	WFP_PAGE_branches = 1024,
+	WFP_PAGES_cuts = 256,
+	WFP_PAGE_cuts = 8192,
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
 };
@@ -206,12 +215,6 @@ enum wfp_layer_flag {
 	WFP_LAYER_EPHEMERAL_UNIFORM = 0x1,
 };
 
-/* Cells, as many as a line of the processor's cache holds: an array spends eight
- * bytes on each of its elements at least. */
-struct wfp_line {
-	__u32 cell[16];
-};
-
 /* A node is 256 cells: where the next byte of the value leads to. */
 #define WFP_NODE_CELLS 256
 
@@ -261,7 +264,10 @@ struct wfp_branch {
 	__u32 count; /* of cuts; 0: none */
 	__u32 field;
 	struct wfp_candidate candidate[WFP_CANDIDATES];
+	__u64 pad[2];
 };
+
+_Static_assert(sizeof(struct wfp_branch) == 128, "branches begin with a line");
 
 /* From a leaf on, up to the next cut, a branch leads to another. */
 struct wfp_cut {

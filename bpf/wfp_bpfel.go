@@ -27,7 +27,8 @@ type WFPWfpBranch struct {
 	Cuts      uint32
 	Count     uint32
 	Field     uint32
-	Candidate [4]WFPWfpCandidate
+	Candidate [3]WFPWfpCandidate
+	Pad       [2]uint64
 }
 
 type WFPWfpBucket struct {
@@ -229,27 +230,30 @@ const (
 type WFPWfpLimit uint32
 
 const (
-	WFPWfpLimitWFP_MAX_FIELDS    WFPWfpLimit = 20
-	WFPWfpLimitWFP_MAX_SUBLAYERS WFPWfpLimit = 64
-	WFPWfpLimitWFP_BUCKET_BOUNDS WFPWfpLimit = 7
-	WFPWfpLimitWFP_MAX_DEPTH     WFPWfpLimit = 18
-	WFPWfpLimitWFP_MAX_WIDE      WFPWfpLimit = 6
-	WFPWfpLimitWFP_MAX_WIDTH     WFPWfpLimit = 16
-	WFPWfpLimitWFP_LEVELS        WFPWfpLimit = 4
-	WFPWfpLimitWFP_CLASS_WORDS   WFPWfpLimit = 4
-	WFPWfpLimitWFP_CANDIDATES    WFPWfpLimit = 4
-	WFPWfpLimitWFP_PENDING       WFPWfpLimit = 8
-	WFPWfpLimitWFP_SPAN          WFPWfpLimit = 12
-	WFPWfpLimitWFP_MAX_CUTS_LOG  WFPWfpLimit = 20
-	WFPWfpLimitWFP_MAX_BRANCHES  WFPWfpLimit = 1048576
-	WFPWfpLimitWFP_CGROUP_LEVELS WFPWfpLimit = 8
-	WFPWfpLimitWFP_JUDGE_CASES   WFPWfpLimit = 1024
+	WFPWfpLimitWFP_MAX_FIELDS     WFPWfpLimit = 20
+	WFPWfpLimitWFP_MAX_SUBLAYERS  WFPWfpLimit = 64
+	WFPWfpLimitWFP_BUCKET_BOUNDS  WFPWfpLimit = 7
+	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 18
+	WFPWfpLimitWFP_MAX_WIDE       WFPWfpLimit = 6
+	WFPWfpLimitWFP_MAX_WIDTH      WFPWfpLimit = 16
+	WFPWfpLimitWFP_LEVELS         WFPWfpLimit = 4
+	WFPWfpLimitWFP_CLASS_WORDS    WFPWfpLimit = 4
+	WFPWfpLimitWFP_CANDIDATES     WFPWfpLimit = 3
+	WFPWfpLimitWFP_PENDING        WFPWfpLimit = 8
+	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 12
+	WFPWfpLimitWFP_MAX_CUTS_LOG   WFPWfpLimit = 20
+	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
+	WFPWfpLimitWFP_PAGES_cells    WFPWfpLimit = 256
+	WFPWfpLimitWFP_PAGE_cells     WFPWfpLimit = 65536
+	WFPWfpLimitWFP_PAGES_buckets  WFPWfpLimit = 512
+	WFPWfpLimitWFP_PAGE_buckets   WFPWfpLimit = 1024
+	WFPWfpLimitWFP_PAGES_branches WFPWfpLimit = 1024
+	WFPWfpLimitWFP_PAGE_branches  WFPWfpLimit = 1024
+	WFPWfpLimitWFP_PAGES_cuts     WFPWfpLimit = 256
+	WFPWfpLimitWFP_PAGE_cuts      WFPWfpLimit = 8192
+	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
+	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
 )
-
-type WFPWfpLine struct {
-	_    structs.HostLayout
-	Cell [16]uint32
-}
 
 type WFPWfpLink struct {
 	_       structs.HostLayout
@@ -415,10 +419,14 @@ const (
 	WFPProgWfpXdp             = "wfp_xdp"
 	WFPVarLayoutAction        = "layout_action"
 	WFPVarLayoutBranch        = "layout_branch"
+	WFPVarLayoutBranchesPage  = "layout_branches_page"
 	WFPVarLayoutBucket        = "layout_bucket"
+	WFPVarLayoutBucketsPage   = "layout_buckets_page"
 	WFPVarLayoutCandidateFlag = "layout_candidate_flag"
+	WFPVarLayoutCellsPage     = "layout_cells_page"
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutCut           = "layout_cut"
+	WFPVarLayoutCutsPage      = "layout_cuts_page"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
@@ -426,7 +434,6 @@ const (
 	WFPVarLayoutLayerFlag     = "layout_layer_flag"
 	WFPVarLayoutLayerId       = "layout_layer_id"
 	WFPVarLayoutLimit         = "layout_limit"
-	WFPVarLayoutLine          = "layout_line"
 	WFPVarLayoutLink          = "layout_link"
 	WFPVarLayoutLinkFlag      = "layout_link_flag"
 	WFPVarLayoutPrincipal     = "layout_principal"
@@ -529,10 +536,14 @@ type WFPMapSpecs struct {
 type WFPVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
 	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
+	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutBucketsPage   *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
 	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage     *ebpf.VariableSpec `ebpf:"layout_cells_page"`
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
+	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -540,7 +551,6 @@ type WFPVariableSpecs struct {
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
-	LayoutLine          *ebpf.VariableSpec `ebpf:"layout_line"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
@@ -619,10 +629,14 @@ func (m *WFPMaps) Close() error {
 type WFPVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
 	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
+	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutBucketsPage   *ebpf.Variable `ebpf:"layout_buckets_page"`
 	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage     *ebpf.Variable `ebpf:"layout_cells_page"`
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
+	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -630,7 +644,6 @@ type WFPVariables struct {
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
-	LayoutLine          *ebpf.Variable `ebpf:"layout_line"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`

@@ -22,8 +22,12 @@ const (
 	// MaxNodesPerField bounds what flag conditions of one layer on one field may
 	// distinguish: many different masks can need a power of two of nodes.
 	MaxNodesPerField = 1 << 14
-	// MaxCells bounds the tables of a policy; a cell takes 4 bytes.
-	MaxCells = 1 << 26
+	// These bound the tables of a policy. A cell takes 4 bytes, a bucket 96, a branch
+	// 128 and a cut 8.
+	MaxCells    = bpf.CellPages * bpf.CellPage
+	MaxBuckets  = bpf.BucketPages * bpf.BucketPage
+	MaxBranches = bpf.BranchPages * bpf.BranchPage
+	MaxCuts     = bpf.CutPages * bpf.CutPage
 )
 
 // tables is a compiled policy: what the maps of one generation hold.
@@ -143,7 +147,7 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 			layer.Wides++
 		}
 	}
-	if len(t.cells) > MaxCells || len(t.branches) > bpf.MaxBranches {
+	if len(t.cells) > MaxCells || len(t.buckets) > MaxBuckets || len(t.branches) > MaxBranches || len(t.cuts) > MaxCuts {
 		return fmt.Errorf("%w: the filters at %v need too large tables; use fewer filters with wide ranges that overlap", ErrLimit, l.ID)
 	}
 	t.layers[l.ID] = layer

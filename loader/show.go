@@ -208,7 +208,7 @@ func (e *Engine) memory() (uint64, error) {
 		if m.Type() != ebpf.ArrayOfMaps {
 			continue
 		}
-		for slot := range uint32(2) {
+		for slot := range m.MaxEntries() {
 			var in *ebpf.Map
 			if m.Lookup(slot, &in) != nil {
 				continue // not filled yet

@@ -14,6 +14,9 @@ import (
 	"github.com/wfpebpf/wfpebpf/layermap"
 )
 
+// generations is how many policies have tables at a time.
+const generations = 2
+
 // upload fills the tables of a generation that is not in force. Each inner map
 // is made with the size that its content needs.
 func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, principals map[bpf.Principal]uint32) error {
@@ -24,22 +27,18 @@ func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, princ
 		mu    sync.Mutex
 		errs  []error
 	)
-	for name, fill := range map[string]func(name string) (*ebpf.Map, error){
-		bpf.WFPMapCells:      inner(e, t.lines()),
-		bpf.WFPMapBuckets:    inner(e, t.buckets),
-		bpf.WFPMapBranches:   inner(e, t.branches),
-		bpf.WFPMapCuts:       inner(e, t.cuts),
-		bpf.WFPMapFilters:    inner(e, t.filters),
-		bpf.WFPMapHits:       inner(e, make([]uint64, len(t.filters))),
-		bpf.WFPMapPrincipals: innerHash(e, principals),
-		bpf.WFPMapLinks:      innerHash(e, links),
+	for name, fill := range map[string]func(name string) error{
+		bpf.WFPMapCells:      paged(e, slot, t.cells, bpf.CellPage),
+		bpf.WFPMapBuckets:    paged(e, slot, t.buckets, bpf.BucketPage),
+		bpf.WFPMapBranches:   paged(e, slot, t.branches, bpf.BranchPage),
+		bpf.WFPMapCuts:       paged(e, slot, t.cuts, bpf.CutPage),
+		bpf.WFPMapFilters:    inner(e, slot, t.filters),
+		bpf.WFPMapHits:       inner(e, slot, make([]uint64, len(t.filters))),
+		bpf.WFPMapPrincipals: innerHash(e, slot, principals),
+		bpf.WFPMapLinks:      innerHash(e, slot, links),
 	} {
 		group.Go(func() {
-			m, err := fill(name)
-			if err == nil {
-				err = errors.Join(e.maps[name].Put(slot, m), m.Close())
-			}
-			if err != nil {
+			if err := fill(name); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, fmt.Errorf("filling table %s: %w", name, err))
@@ -73,50 +72,91 @@ func (e *Engine) innerMap(name string, n int) (*ebpf.Map, error) {
 	return ebpf.NewMap(spec)
 }
 
-// lines is the cells as the map holds them.
-func (t *tables) lines() []bpf.Line {
-	const cells = len(bpf.Line{}.Cell)
-	for len(t.cells)%cells != 0 {
-		t.cells = append(t.cells, 0)
+// put puts an inner map into a slot and closes it.
+func (e *Engine) put(name string, slot uint32, m *ebpf.Map, err error) error {
+	if m == nil {
+		return err
 	}
-	return unsafe.Slice((*bpf.Line)(unsafe.Pointer(unsafe.SliceData(t.cells))), len(t.cells)/cells)
+	if err == nil {
+		err = e.maps[name].Put(slot, m)
+	}
+	return errors.Join(err, m.Close())
 }
 
-// inner makes and fills an inner map through its memory, in which elements stand as
-// in a slice: their sizes are multiples of 8.
-func inner[V any](e *Engine, values []V) func(string) (*ebpf.Map, error) {
-	return func(name string) (*ebpf.Map, error) {
+// write fills a map through its memory, in which elements stand as in a slice: their
+// sizes are multiples of 8, or there is one page of them.
+func write[V any](m *ebpf.Map, values []V) error {
+	if len(values) == 0 {
+		return nil
+	}
+	memory, err := m.Memory()
+	if err != nil {
+		return err
+	}
+	size := len(values) * int(unsafe.Sizeof(values[0]))
+	_, err = memory.WriteAt(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), size), 0)
+	return err
+}
+
+func inner[V any](e *Engine, slot uint32, values []V) func(string) error {
+	return func(name string) error {
 		m, err := e.innerMap(name, len(values))
-		if err != nil || len(values) == 0 {
-			return m, err
-		}
-		memory, err := m.Memory()
 		if err == nil {
-			size := len(values) * int(unsafe.Sizeof(values[0]))
-			_, err = memory.WriteAt(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), size), 0)
+			err = write(m, values)
+		}
+		return e.put(name, slot, m, err)
+	}
+}
+
+// paged makes the pages of a table, and removes those that a larger one before has
+// left.
+func paged[V any](e *Engine, slot uint32, values []V, size int) func(string) error {
+	return func(name string) error {
+		var (
+			keys []uint32
+			fds  []uint32
+			made []*ebpf.Map
+			err  error
+		)
+		for from := 0; from < len(values) && err == nil; from += size {
+			var m *ebpf.Map
+			if m, err = e.innerMap(name, 1); err != nil {
+				break
+			}
+			err = write(m, values[from:min(from+size, len(values))])
+			keys = append(keys, uint32(from/size*generations)+slot)
+			fds, made = append(fds, uint32(m.FD())), append(made, m)
+		}
+		if err == nil && len(keys) > 0 {
+			_, err = e.maps[name].BatchUpdate(keys, fds, nil)
+		}
+		for _, m := range made {
+			err = errors.Join(err, m.Close())
 		}
 		if err != nil {
-			m.Close()
-			return nil, err
+			return err
 		}
-		return m, nil
+		for key := uint32(len(keys)*generations) + slot; key < e.maps[name].MaxEntries(); key += generations {
+			if err := e.maps[name].Delete(key); errors.Is(err, ebpf.ErrKeyNotExist) {
+				break
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 
 // innerHash leaves room for what comes later: new links, moved executables.
-func innerHash[K comparable, V any](e *Engine, entries map[K]V) func(string) (*ebpf.Map, error) {
-	return func(name string) (*ebpf.Map, error) {
+func innerHash[K comparable, V any](e *Engine, slot uint32, entries map[K]V) func(string) error {
+	return func(name string) error {
 		m, err := e.innerMap(name, 2*len(entries)+1024)
-		if err != nil {
-			return nil, err
-		}
 		for k, v := range entries {
-			if err := m.Put(k, v); err != nil {
-				m.Close()
-				return nil, err
+			if err == nil {
+				err = m.Put(k, v)
 			}
 		}
-		return m, nil
+		return e.put(name, slot, m, err)
 	}
 }
 

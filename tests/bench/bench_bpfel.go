@@ -69,10 +69,14 @@ const (
 	benchProgBenchScan          = "bench_scan"
 	benchVarLayoutAction        = "layout_action"
 	benchVarLayoutBranch        = "layout_branch"
+	benchVarLayoutBranchesPage  = "layout_branches_page"
 	benchVarLayoutBucket        = "layout_bucket"
+	benchVarLayoutBucketsPage   = "layout_buckets_page"
 	benchVarLayoutCandidateFlag = "layout_candidate_flag"
+	benchVarLayoutCellsPage     = "layout_cells_page"
 	benchVarLayoutCounter       = "layout_counter"
 	benchVarLayoutCut           = "layout_cut"
+	benchVarLayoutCutsPage      = "layout_cuts_page"
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
 	benchVarLayoutFilter        = "layout_filter"
@@ -80,7 +84,6 @@ const (
 	benchVarLayoutLayerFlag     = "layout_layer_flag"
 	benchVarLayoutLayerId       = "layout_layer_id"
 	benchVarLayoutLimit         = "layout_limit"
-	benchVarLayoutLine          = "layout_line"
 	benchVarLayoutLink          = "layout_link"
 	benchVarLayoutLinkFlag      = "layout_link_flag"
 	benchVarLayoutPrincipal     = "layout_principal"
@@ -167,10 +170,14 @@ type benchMapSpecs struct {
 type benchVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
 	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
+	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutBucketsPage   *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
 	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage     *ebpf.VariableSpec `ebpf:"layout_cells_page"`
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
+	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -178,7 +185,6 @@ type benchVariableSpecs struct {
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
-	LayoutLine          *ebpf.VariableSpec `ebpf:"layout_line"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
@@ -259,10 +265,14 @@ func (m *benchMaps) Close() error {
 type benchVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
 	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
+	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutBucketsPage   *ebpf.Variable `ebpf:"layout_buckets_page"`
 	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage     *ebpf.Variable `ebpf:"layout_cells_page"`
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
+	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -270,7 +280,6 @@ type benchVariables struct {
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
-	LayoutLine          *ebpf.Variable `ebpf:"layout_line"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`

@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,14 +52,16 @@ const (
 // action, the right that is left, and the filter that decided.
 func TestDifferential(t *testing.T) {
 	testbed.RequireRoot(t)
-	pairs, seed := number(t, pairsEnv, defaultPairs), uint64(number(t, seedEnv, defaultSeed))
-	if pairs == 0 {
+	t.Parallel() // commits wait for the kernel half of their time
+	asked, seed := number(t, pairsEnv, defaultPairs), uint64(number(t, seedEnv, defaultSeed))
+	if asked == 0 {
 		t.Fatalf("%s=0 compares nothing", pairsEnv)
 	}
-	t.Logf("%s=%d %s=%d", pairsEnv, pairs, seedEnv, seed)
+	pairs := asked - asked/largeShare
+	t.Logf("%s=%d %s=%d: %d pairs", pairsEnv, asked, seedEnv, seed, pairs)
 
 	d := newDiffer(t)
-	for _, s := range corpus(t) {
+	for _, s := range corpus(t, seeds) {
 		d.round(s)
 	}
 	d.pairs, d.agreed = 0, 0 // what is asked for is random
@@ -75,7 +79,7 @@ func TestDifferential(t *testing.T) {
 		d.committed.Round(time.Millisecond), d.judged.Round(time.Millisecond), d.evaluated.Round(time.Millisecond))
 	t.Log("\n" + d.coverage.table())
 	missing := d.coverage.missing()
-	if pairs < coveredPairs {
+	if asked < coveredPairs {
 		t.Logf("coverage is asked for from %d pairs on; of it this run lacks %d things", coveredPairs, len(missing))
 		return
 	}
@@ -97,21 +101,25 @@ func number(t *testing.T, env string, otherwise int) int {
 	return n
 }
 
-//go:embed testdata/seeds
-var seeds string
+var (
+	//go:embed testdata/seeds
+	seeds string
+	//go:embed testdata/stories
+	stories string
+)
 
 // corpus is the seeds that found something once.
-func corpus(t *testing.T) []uint64 {
+func corpus(t *testing.T, file string) []uint64 {
 	t.Helper()
 	var list []uint64
-	for lines := bufio.NewScanner(strings.NewReader(seeds)); lines.Scan(); {
+	for lines := bufio.NewScanner(strings.NewReader(file)); lines.Scan(); {
 		text, _, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
 		if text == "" || text[0] == '#' {
 			continue
 		}
 		seed, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
-			t.Fatalf("testdata/seeds: %v", err)
+			t.Fatalf("testdata: %v", err)
 		}
 		list = append(list, seed)
 	}
@@ -217,37 +225,71 @@ func (d *differ) round(seed uint64) {
 		for i := range values {
 			values[i] = g.Values(l)
 		}
-		start := time.Now()
-		verdicts, err := d.engine.Judge(l.ID, values)
-		d.judged += time.Since(start)
-		if err != nil {
-			d.t.Fatalf("%s=%d: %v: judge: %v", seedEnv, seed, l.ID, err)
+		want, ok := d.compare(scene{test: "TestDifferential", seed: seed}, p, l, values)
+		if !ok {
+			return // the rest of the round would tell the same story
 		}
-		if len(verdicts) != len(values) {
-			d.t.Fatalf("%s=%d: %v: %d verdicts on %d cases", seedEnv, seed, l.ID, len(verdicts), len(values))
-		}
-		start = time.Now()
-		want := make([]filter.Result, len(values))
-		plan, order := p.Store.Plan(l.ID), p.Store.Layer(l.ID)
-		for i, v := range values {
-			plan.Arbitrate(v, nil, &want[i])
-		}
-		d.evaluated += time.Since(start)
-		for i := range values {
-			d.pairs++
-			if !same(want[i], verdicts[i]) {
-				d.disagree(p, l, seed, values[i], want[i], verdicts[i])
-				return // the rest of the round would tell the same story
-			}
-			d.agreed++
-			if len(order) > 0 {
-				d.coverage.verdict(l, want[i], want[i].Filter != nil && slices.Index(order, want[i].Filter) >= secondPage)
+		order := p.Store.Layer(l.ID)
+		if len(order) > 0 {
+			for _, r := range want {
+				d.coverage.verdict(l, r, r.Filter != nil && slices.Index(order, r.Filter) >= secondPage)
 			}
 		}
 		if len(order) > 0 {
 			d.coverage.layer(l, len(want[0].SubLayers), len(order))
 		}
 	}
+}
+
+// scene is where in a run a comparison stands.
+type scene struct {
+	test string
+	seed uint64
+	what string // has happened in the round so far
+}
+
+// compare asks both sides for verdicts on values at a layer of the policy in
+// force, and reports the first on which they disagree.
+func (d *differ) compare(at scene, p *policy.Policy, l *layermap.Layer, values []filter.Values) (want []filter.Result, ok bool) {
+	d.t.Helper()
+	start := time.Now()
+	verdicts, err := d.engine.Judge(l.ID, values)
+	d.judged += time.Since(start)
+	if err != nil {
+		d.t.Fatalf("%s=%d, %s: %v: judge: %v", seedEnv, at.seed, at.what, l.ID, err)
+	}
+	if len(verdicts) != len(values) {
+		d.t.Fatalf("%s=%d, %s: %v: %d verdicts on %d cases", seedEnv, at.seed, at.what, l.ID, len(verdicts), len(values))
+	}
+	start = time.Now()
+	want = evaluate(p.Store.Plan(l.ID), values)
+	d.evaluated += time.Since(start)
+	for i := range values {
+		d.pairs++
+		if !same(want[i], verdicts[i]) {
+			d.disagree(at, p, l, values[i], want[i], verdicts[i])
+			return nil, false
+		}
+		d.agreed++
+	}
+	return want, true
+}
+
+// evaluate asks the evaluator. It goes through all filters of the layer for
+// each case, so that with thousands of them it wants all processors.
+func evaluate(plan *filter.Plan, values []filter.Values) []filter.Result {
+	results := make([]filter.Result, len(values))
+	var group sync.WaitGroup
+	part := len(values)/runtime.NumCPU() + 1
+	for low := 0; low < len(values); low += part {
+		group.Go(func() {
+			for i := low; i < min(low+part, len(values)); i++ {
+				plan.Arbitrate(values[i], nil, &results[i])
+			}
+		})
+	}
+	group.Wait()
+	return results
 }
 
 func same(want filter.Result, got loader.Verdict) bool {
@@ -258,31 +300,57 @@ func same(want filter.Result, got loader.Verdict) bool {
 	return got.Action == want.Action && got.Soft == want.Soft && got.Filter == id
 }
 
-// disagree reports one pair in full.
-func (d *differ) disagree(p *policy.Policy, l *layermap.Layer, seed uint64, values filter.Values, want filter.Result, got loader.Verdict) {
+// disagree reports one pair in full: how to see it again, what each side says,
+// what was asked, and the filters that have a part in it.
+func (d *differ) disagree(at scene, p *policy.Policy, l *layermap.Layer, values filter.Values, want filter.Result, got loader.Verdict) {
 	d.t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s=%d, %v, %d filters: the evaluator and the kernel disagree\n", seedEnv, seed, l.ID, len(p.Store.Layer(l.ID)))
-	fmt.Fprintf(&b, "  again: %s=%d %s=1 go test -count=1 -v -run TestDifferential ./tests/diff\n", seedEnv, seed, pairsEnv)
-	fmt.Fprintf(&b, "  with the policy before it in the other slot: %s=%d %s=%d\n", seedEnv, seed-1, pairsEnv, 1+pairsPerLayer*len(d.layers))
-	fmt.Fprintf(&b, "  and then a line for tests/diff/testdata/seeds\n")
-	id := filter.ID(0)
-	if want.Filter != nil {
-		id = want.Filter.ID
+	fmt.Fprintf(&b, "%s=%d, %v, %d filters: the evaluator and the kernel disagree\n", seedEnv, at.seed, l.ID, len(p.Store.Layer(l.ID)))
+	if at.what != "" {
+		fmt.Fprintf(&b, "  so far: %s\n", at.what)
 	}
-	fmt.Fprintf(&b, "  evaluator: %v, %s, by filter %d\n", want.Action, right(want.Soft), id)
+	fmt.Fprintf(&b, "  again: %s=%d %s=1 go test -count=1 -v -run '^%s$' ./tests/diff\n", seedEnv, at.seed, pairsEnv, at.test)
+	if at.test == "TestDifferential" {
+		fmt.Fprintf(&b, "  with the policy before it in the other slot: %s=%d %s=%d\n", seedEnv, at.seed-1, pairsEnv, (2+pairsPerLayer*len(d.layers))*largeShare/(largeShare-1))
+		fmt.Fprintf(&b, "  and then a line for tests/diff/testdata/seeds\n")
+	} else {
+		fmt.Fprintf(&b, "  and then a line for tests/diff/testdata/stories\n")
+	}
+	fmt.Fprintf(&b, "  evaluator: %v, %s, by filter %d\n", want.Action, right(want.Soft), idOf(want.Filter))
 	fmt.Fprintf(&b, "  kernel:    %v, %s, by filter %d\n", got.Action, right(got.Soft), got.Filter)
 	for i, f := range l.Fields {
 		if l.Source(f.Key).Kind == layermap.Filled {
-			fmt.Fprintf(&b, "    %s = %s\n", f.Key, text(values[i]))
+			value := text(values[i])
+			if f.Type == layermap.IPAddress {
+				value = filter.FormatValue(f, values[i])
+			}
+			fmt.Fprintf(&b, "    %s = %s\n", f.Key, value)
 		}
 	}
-	for _, id := range slices.Compact([]filter.ID{id, got.Filter}) {
+	order := p.Store.Layer(l.ID)
+	for _, id := range slices.Compact([]filter.ID{idOf(want.Filter), got.Filter}) {
 		if f := p.Store.Filter(id); f != nil {
+			fmt.Fprintf(&b, "  %d. in the order of evaluation:\n", 1+slices.Index(order, f))
 			b.WriteString(describe(f, l, values))
+		} else if id != 0 {
+			fmt.Fprintf(&b, "  filter %d is not in the policy\n", id)
 		}
 	}
+	fmt.Fprintf(&b, "  the sublayers, says the evaluator:\n")
+	for _, s := range want.SubLayers {
+		if s.Filter != nil {
+			fmt.Fprintf(&b, "    %q, weight %d: %v, %s, by filter %d\n", s.SubLayer.Name, s.SubLayer.Weight, s.Action, right(s.Soft), s.Filter.ID)
+		}
+	}
+	b.WriteString(d.shrink(p, l, values))
 	d.t.Error(b.String())
+}
+
+func idOf(f *filter.Filter) filter.ID {
+	if f == nil {
+		return 0
+	}
+	return f.ID
 }
 
 func right(soft bool) string {

@@ -46,6 +46,13 @@ type bed struct {
 func newBed(t *testing.T) *bed {
 	testbed.RequireRoot(t)
 	t.Parallel() // most tests wait for what does not come
+	return newBedAlone(t)
+}
+
+// newBedAlone is newBed for a test that wants the machine: it runs before the
+// others.
+func newBedAlone(t *testing.T) *bed {
+	testbed.RequireRoot(t)
 	b := &bed{t: t, host: testbed.NewNetns(t, "host"), peer: testbed.NewNetns(t, "peer"), cgroup: testbed.NewCgroup(t, "live")}
 	b.hostEnd, b.peerEnd = testbed.Veth(t, b.host, b.peer, "h0", "p0", testbed.VethOptions{SecondAddresses: true})
 	for _, e := range []testbed.End{b.hostEnd, b.peerEnd} {

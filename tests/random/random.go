@@ -49,6 +49,15 @@ type Generator struct {
 	unconditional bool                            // some filters have no conditions
 	narrow        int                             // the others have so many more
 	groups        map[string][][]filter.Condition // of a large layer, by field, to be used again; else nil
+
+	// Identities of traffic.
+	apps       []string
+	uids, gids []uint32
+	// Of a policy of Large:
+	larges map[layermap.LayerID]*large
+	asked  map[layermap.LayerID]map[string][]filter.Condition // by field: what filters ask of it
+	recent []*filter.Filter                                   // what the last Edit changed
+
 	// Used counts the conditions made so far.
 	Used map[Use]int
 }
@@ -58,6 +67,7 @@ func New(seed uint64) *Generator {
 	return &Generator{
 		r: rand.New(rand.NewPCG(seed, 0x57f9)), pools: map[string][]filter.Value{}, masks: map[string][]uint64{},
 		pending: map[layermap.LayerID][]Use{}, Used: map[Use]int{},
+		apps: Apps, uids: []uint32{0, 1000, 1001, 1002}, gids: []uint32{0, 100, 101},
 	}
 }
 
@@ -75,15 +85,9 @@ func (g *Generator) Policy(size Size, layers ...layermap.LayerID) *policy.Policy
 
 // PolicyOf makes a policy with so many filters at each layer.
 func (g *Generator) PolicyOf(subLayers int, filters map[layermap.LayerID]int) *policy.Policy {
-	s := filter.NewStore()
-	keys := []filter.GUID{{}} // FWPM_SUBLAYER_UNIVERSAL
-	for i := 1; i < subLayers; i++ {
-		key := filter.DeriveKey("sublayer", fmt.Sprint("random", i))
-		keys = append(keys, key)
-		// some weights are equal: the keys then decide
-		must(s.AddSubLayer(filter.SubLayer{Key: key, Name: fmt.Sprint("random ", i), Weight: uint16(100 + 700*g.r.IntN(90))}))
-	}
+	s, keys := g.newStore(subLayers)
 	g.filters = map[layermap.LayerID][]*filter.Filter{}
+	g.larges, g.asked, g.recent = nil, nil, nil
 	for _, l := range layermap.Layers() {
 		if filters[l.ID] == 0 {
 			continue
@@ -109,6 +113,19 @@ func (g *Generator) PolicyOf(subLayers int, filters map[layermap.LayerID]int) *p
 		}
 	}
 	return &policy.Policy{Store: s, Services: Services, Packages: Packages}
+}
+
+// newStore makes a store with sublayers, and returns their keys.
+func (g *Generator) newStore(subLayers int) (s *filter.Store, keys []filter.GUID) {
+	s = filter.NewStore()
+	keys = []filter.GUID{{}} // FWPM_SUBLAYER_UNIVERSAL
+	for i := 1; i < subLayers; i++ {
+		key := filter.DeriveKey("sublayer", fmt.Sprint("random", i))
+		keys = append(keys, key)
+		// some weights are equal: the keys then decide
+		must(s.AddSubLayer(filter.SubLayer{Key: key, Name: fmt.Sprint("random ", i), Weight: uint16(100 + 700*g.r.IntN(90))}))
+	}
+	return s, keys
 }
 
 func must(err error) {
@@ -449,7 +466,7 @@ var packages = []filter.SID{filter.SIDNull, filter.PackageSID("vendor.app_1"), f
 func (g *Generator) value(l *layermap.Layer, f layermap.Field) filter.Value {
 	switch f.Key {
 	case "ALE_APP_ID":
-		return filter.Blob([]byte(pick(g, Apps)))
+		return filter.Blob([]byte(pick(g, g.apps)))
 	case "ALE_PACKAGE_ID":
 		return filter.SIDValue(pick(g, packages))
 	}
@@ -572,6 +589,9 @@ func (g *Generator) flip(v filter.Value) filter.Value {
 // Values draws the fields of one classification. Most aim at a filter of the
 // last policy: they meet its conditions, where one can, or miss one narrowly.
 func (g *Generator) Values(l *layermap.Layer) filter.Values {
+	if g.larges[l.ID] != nil {
+		return g.deep(l)
+	}
 	vs := make(filter.Values, len(l.Fields))
 	stranger := g.one(12) // has little that any condition names
 	for i, f := range l.Fields {
@@ -606,7 +626,7 @@ func (g *Generator) traffic(l *layermap.Layer, f layermap.Field) filter.Value {
 }
 
 func (g *Generator) token() filter.Value {
-	sids := []filter.SID{filter.UnixUser(pick(g, []uint32{0, 1000, 1001, 1002})), filter.UnixGroup(pick(g, []uint32{0, 100, 101}))}
+	sids := []filter.SID{filter.UnixUser(pick(g, g.uids)), filter.UnixGroup(pick(g, g.gids))}
 	switch g.r.IntN(4) {
 	case 0:
 		sids = append(sids, filter.ServiceSID("alpha"))
@@ -699,7 +719,12 @@ func (g *Generator) border(f layermap.Field, c filter.Condition, v filter.Value)
 		}
 	case layermap.AddressSetType:
 		return g.ofSet(o.Set, v)
-	case layermap.SecurityDescriptorType, layermap.SIDType:
+	case layermap.SecurityDescriptorType:
+		if g.larges != nil {
+			return g.tokenOf(o.SD)
+		}
+		return v
+	case layermap.SIDType:
 		return v // only what a process here can be
 	case layermap.RangeType:
 		return pick(g, []filter.Value{o.Range.Low, o.Range.High, step(o.Range.Low, 1), step(o.Range.High, -1), v})

@@ -122,6 +122,10 @@ func (c *child) serve(req request) (response, error) {
 		return response{}, s.file.Close()
 	case "stats":
 		return response{Stats: s.stats()}, nil
+	case "number":
+		var r response
+		err := s.control("number", func(fd int) error { r.Number = fd; return nil })
+		return r, err
 	case "exchange":
 		return response{}, s.exchange(req.Data, deadline)
 	case "sendto":

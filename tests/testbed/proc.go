@@ -323,6 +323,25 @@ func (p *Proc) Receive(s Sock, opts ...Options) (from netip.AddrPort, message st
 	return r.Remote, string(r.Data), err
 }
 
+// Duplicate returns a descriptor of this process for a socket of the other: for
+// more traffic than a conversation carries. The socket stays the other's to the
+// kernel, in its cgroup and with its identity. The caller closes it.
+func (p *Proc) Duplicate(s Sock) (fd int, err error) {
+	r, err := p.do(request{Op: "number", Sock: s.ID}, "number")
+	if err != nil {
+		return -1, err
+	}
+	process, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return -1, &OpError{"duplicate", "pidfd_open", err}
+	}
+	defer unix.Close(process)
+	if fd, err = unix.PidfdGetfd(process, r.Number, 0); err != nil {
+		return -1, &OpError{"duplicate", "pidfd_getfd", err}
+	}
+	return fd, nil
+}
+
 // UDPSend sends one datagram from a new socket that is not connected, without
 // waiting for an answer.
 func (p *Proc) UDPSend(network, addr, message string, opts ...Options) error {

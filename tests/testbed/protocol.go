@@ -44,6 +44,7 @@ type response struct {
 	Stats  Stats          `json:"stats"`
 	// Protocol of Sock, SO_PROTOCOL.
 	Protocol int `json:"protocol,omitempty"`
+	Number   int `json:"number,omitempty"` // of Sock's descriptor
 
 	// On failure: the call, and one of the three ways to say why.
 	Call    string `json:"call,omitempty"`

@@ -146,6 +146,30 @@ func TestSecondAddresses(t *testing.T) {
 	}
 }
 
+func TestDuplicate(t *testing.T) {
+	p := newPair(t)
+	s, err := p.server.UDP("udp4", Options{Local: p.b.V4.String() + ":7000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := p.server.Duplicate(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := p.client.UDPSend("udp4", p.b.V4.String()+":7000", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(poll, int(DefaultTimeout.Milliseconds())); n != 1 {
+		t.Fatalf("nothing arrived: %v", err)
+	}
+	buf := make([]byte, 64)
+	if n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT); err != nil || string(buf[:n]) != "hello" {
+		t.Errorf("got %q, %v", buf[:max(n, 0)], err)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	p := newPair(t)
 
