@@ -20,8 +20,10 @@ import (
 	"github.com/wfpebpf/wfpebpf/loader"
 )
 
-// packetSlice is how long one contender sends before it is another's turn.
-const packetSlice = 50 * time.Millisecond
+const (
+	packetSlice = 25 * time.Millisecond // of sending, before it is another's turn
+	packetTurns = 2                     // pairs for each run that is asked for
+)
 
 // packetBench is one table of packet rates.
 type packetBench struct {
@@ -51,12 +53,13 @@ type row struct {
 func (b *packetBench) run(ctx context.Context, sizes []int, n int) (section, error) {
 	var rows []row
 	var floors []floor
+	n *= packetTurns
 	rivals := nftables(b.hook, b.at.protocol)
 	if v, err := version(ctx, "nft"); err != nil {
 		rivals = nil
 		b.notes = append(b.notes, "nftables is left out: "+err.Error()+".")
 	} else {
-		b.notes = append(b.notes, "nftables is "+v+".")
+		b.notes = append(b.notes, "nft is of "+v+".")
 	}
 	if b.iptables {
 		if v, err := version(ctx, "iptables"); err != nil {
@@ -84,7 +87,7 @@ func (b *packetBench) measure(ctx context.Context, rivals []firewall, size, n in
 	fresh.New = true
 	progress("%s: %d filters", b.title, size)
 	sites := map[string]*packetSite{}
-	for i, f := range append([]firewall{none(), wfpebpf(b.at)}, rivals...) {
+	for i, f := range append([]firewall{none(noFirewall), none(again), wfpebpf(b.at)}, rivals...) {
 		s, err := newPacketSite(ctx, l, fmt.Sprint(size, "-", i), f, list)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", f.name, err)
@@ -102,14 +105,20 @@ func (b *packetBench) measure(ctx context.Context, rivals []firewall, size, n in
 		progress("  %s beside %s: %s, by CPU time %s", b, a, p.rates(), p.cpus())
 		return &p, nil
 	}
+	control := row{filters: size, name: again}
+	if control.known, err = pair(noFirewall, again, known); err != nil {
+		return nil, nil, err
+	}
 	mine := row{filters: size, name: ours}
 	if mine.known, err = pair(noFirewall, ours, known); err != nil {
 		return nil, nil, err
 	}
-	if mine.new, err = pair(noFirewall, ours, fresh); err != nil {
-		return nil, nil, err
+	if b.at.protocol != 0 { // else a rule's packets are all alike
+		if mine.new, err = pair(noFirewall, ours, fresh); err != nil {
+			return nil, nil, err
+		}
 	}
-	rows = append(rows, mine)
+	rows = append(rows, control, mine)
 	if size == largest {
 		floors = append(floors, floor{fmt.Sprintf("flows already decided, beside no firewall, %s filters", group(strconv.Itoa(size))), 0.90, *mine.known})
 	}
@@ -179,7 +188,7 @@ func (p *packetSite) check(ctx context.Context, list []endpoint) error {
 		pass  bool
 	}{{"permitted", flowsOf(list, permitted), true}, {"blocked", flowsOf(list, blocked), false}, {"unnamed", unnamed, false}} {
 		want := uint64(0)
-		if c.pass || p.name == noFirewall {
+		if c.pass || p.permissive {
 			want = uint64(len(c.flows))
 		}
 		before, err := p.passed()
@@ -305,39 +314,49 @@ func processRan(pid int) (time.Duration, error) {
 }
 
 func (b *packetBench) text(rows []row, floors []floor, n int) string {
-	var cells [][]string
-	kpps := func(s []slice) string {
-		return group(strconv.FormatFloat(medianOf(s, rateOf)/1000, 'f', 0, 64))
-	}
-	cpu := func(s []slice) string { return group(strconv.FormatFloat(medianOf(s, cpuOf), 'f', 0, 64)) }
-	last := 0
-	for _, r := range rows {
-		size := group(strconv.Itoa(r.filters))
-		if r.filters != last {
-			last = r.filters
-			cells = append(cells, []string{size, noFirewall, "1", kpps(r.known.a), cpu(r.known.a), "1", kpps(r.new.a), cpu(r.new.a)})
+	// the columns of one kind of traffic
+	columns := func(beside, byCPU string, s []slice) []string {
+		return []string{
+			beside, byCPU, group(strconv.FormatFloat(medianOf(s, rateOf)/1000, 'f', 0, 64)),
+			group(strconv.FormatFloat(medianOf(s, cpuOf), 'f', 0, 64)),
 		}
-		line := []string{size, r.name, r.known.rates().String(), kpps(r.known.b), cpu(r.known.b)}
+	}
+	titles := []string{"filters", "firewall", "known flows", "by CPU time", "kpps", "CPU ns"}
+	withNew := slices.ContainsFunc(rows, func(r row) bool { return r.new != nil })
+	if withNew {
+		titles = append(titles, "new flows", "by CPU time", "kpps", "CPU ns")
+	}
+	var cells [][]string
+	for i, r := range rows {
+		size := group(strconv.Itoa(r.filters))
+		if i == 0 || r.filters != rows[i-1].filters {
+			cells = append(cells, append([]string{size, noFirewall}, columns("1", "1", r.known.a)...))
+		}
+		line := append([]string{size, r.name}, columns(r.known.rates().String(), r.known.cpus().String(), r.known.b)...)
 		if r.new != nil {
-			line = append(line, r.new.rates().String(), kpps(r.new.b), cpu(r.new.b))
-		} else {
-			line = append(line, "", "", "")
+			line = append(line, columns(r.new.rates().String(), r.new.cpus().String(), r.new.b)...)
 		}
 		cells = append(cells, line)
 	}
+	for i := range cells {
+		cells[i] = append(cells[i], make([]string, len(titles)-len(cells[i]))...)
+	}
 	var t strings.Builder
 	fmt.Fprintf(&t, "Small UDP datagrams through a veth pair to sockets, wfpebpf at %s.\n\n", b.at.name())
-	t.WriteString(grid([]string{"filters", "firewall", "known flows", "kpps", "CPU ns", "new flows", "kpps", "CPU ns"}, cells))
+	t.WriteString(grid(titles, cells))
 	t.WriteString("\n" + floorTable(floors) + "\n")
-	tests := "remote address"
+	tests, flows := "remote address", "."
 	if b.at.protocol != 0 {
 		tests += ", protocol and local port"
 	}
+	if withNew {
+		flows = ". New flows: each datagram is of a flow that was not seen for 500,000 datagrams at least, so that it has to be classified, and what it costs to keep a verdict is paid each time. The other firewalls keep none: to them all flows are alike."
+	}
 	for _, note := range append([]string{
-		fmt.Sprintf("Ratios to no firewall are medians of %d pairs of slices of %s by turns, the middle half in brackets.", n, packetSlice),
+		fmt.Sprintf("Ratios are to no firewall, medians of %d pairs of slices of %s by turns, the middle half in brackets. No firewall beside itself shows how well they can be told.", n, packetSlice),
 		fmt.Sprintf("A rule tests %s; one in eight blocks, and what no rule permits is blocked. Before any time is taken, each firewall must let the permitted datagrams through and none else.", tests),
-		fmt.Sprintf("Known flows: %s, which meet permitting rules from all over the list. New flows: each datagram is of a flow that was not seen for 500,000 datagrams at least, so no verdict can have been kept for it; the other firewalls keep none.", group(strconv.Itoa(flowCount))),
-		"Delivered is what reached a socket. A veth delivers on the CPU of the sender, which hands over whole frames, so the rate is what a packet costs from the sender's driver to the socket. CPU ns is the CPU time of the sending thread with its softirqs, and of ksoftirqd of that CPU, for one datagram.",
+		fmt.Sprintf("Known flows: %s that come again and again and meet permitting rules from all over the list%s", group(strconv.Itoa(flowCount)), flows),
+		"Delivered is what reached a socket. A veth delivers on the CPU of the sender, which hands over whole frames, so the rate is what a packet costs from there to the socket, with the sender's system call. CPU ns is the CPU time of the sending thread with its softirqs, and of ksoftirqd of that CPU, for one datagram.",
 		"Where a floor lies inside the spread of the rates, the CPU time decides. wfpebpf is held to the form of nftables that leaves it least ahead.",
 	}, b.notes...) {
 		t.WriteString("- " + note + "\n")

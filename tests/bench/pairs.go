@@ -60,7 +60,8 @@ type ratio struct{ median, low, high float64 }
 
 func ratioOf(values []float64) ratio {
 	s := slices.Sorted(slices.Values(values))
-	return ratio{s[len(s)/2], s[len(s)/4], s[len(s)-1-len(s)/4]}
+	n := len(s)
+	return ratio{(s[(n-1)/2] + s[n/2]) / 2, s[n/4], s[n-1-n/4]}
 }
 
 func (r ratio) String() string {

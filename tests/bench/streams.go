@@ -85,34 +85,30 @@ func tcpSocket() (int, error) {
 }
 
 // dial connects as the flow says. A blocked connection fails within the limit.
-func dial(f flow, limit time.Duration) (fd int, err error) {
-	if fd, err = tcpSocket(); err != nil {
-		return 0, err
-	}
-	defer func() {
-		if err != nil {
-			unix.Close(fd)
-		}
-	}()
-	// A reset at the end leaves no TIME_WAIT, of which there would soon be too many.
-	if err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-		return 0, err
-	}
-	wait := unix.NsecToTimeval(limit.Nanoseconds())
-	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait); err != nil {
+func dial(f flow, limit time.Duration) (int, error) {
+	fd, err := tcpSocket()
+	if err != nil {
 		return 0, err
 	}
 	to := f.Remote
-	if !f.Out {
+	// A reset at the end leaves no TIME_WAIT, of which there would soon be too many.
+	err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	if err == nil {
+		wait := unix.NsecToTimeval(limit.Nanoseconds())
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
+	}
+	if err == nil && !f.Out {
 		to = hostAddress
-		if err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-			return 0, err
-		}
-		if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: f.Remote.As4()}); err != nil {
-			return 0, err
+		err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Addr: f.Remote.As4()})
 		}
 	}
-	if err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to.As4(), Port: int(f.Port)}); err != nil {
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to.As4(), Port: int(f.Port)})
+	}
+	if err != nil {
+		unix.Close(fd)
 		return 0, fmt.Errorf("connecting to %s: %w", netip.AddrPortFrom(to, f.Port), err)
 	}
 	return fd, nil
@@ -178,10 +174,12 @@ func stream(o order) (r report, err error) {
 	return r, nil
 }
 
-// Lengths of a slice.
+// Lengths of a slice: what disturbs one should still disturb the next, so they
+// are short and many.
 const (
-	streamSlice  = 200 * time.Millisecond
-	connectSlice = 50 * time.Millisecond // each way
+	streamSlice  = 50 * time.Millisecond
+	connectSlice = 10 * time.Millisecond // each way
+	streamTurns  = 4                     // pairs for each run that is asked for
 )
 
 // team is a worker at each end.
@@ -294,7 +292,7 @@ func (t *streamSite) check(ctx context.Context, list []endpoint) error {
 	for _, out := range []bool{false, true} {
 		for what, wanted := range map[string]func(endpoint) bool{"permitted": permitted, "blocked": blocked} {
 			want := uint64(some)
-			if what == "blocked" && t.name != noFirewall {
+			if what == "blocked" && !t.permissive {
 				want = 0
 			}
 			flows := flowsOut(tcpFlows(list, connectPort, wanted)[:some], out)
@@ -315,14 +313,15 @@ func runStreams(ctx context.Context, size, n int) (sec section, err error) {
 	l := &lab{}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	const title = "TCP through the ALE layers"
+	n *= streamTurns
 	progress("%s: %d filters", title, size)
 	list := endpoints(size)
 	var notes []string
-	firewalls := []firewall{none(), wfpebpf(streamLayers)}
+	firewalls := []firewall{none(noFirewall), none(again), wfpebpf(streamLayers)}
 	if v, err := version(ctx, "nft"); err != nil {
 		notes = append(notes, "nftables is left out: "+err.Error()+".")
 	} else {
-		notes = append(notes, "nftables is "+v+".")
+		notes = append(notes, "nft is of "+v+".")
 		firewalls = append(firewalls, conntrack())
 	}
 	var sites []*streamSite
@@ -376,15 +375,17 @@ func runStreams(ctx context.Context, size, n int) (sec section, err error) {
 			if err != nil {
 				return sec, err
 			}
-			if i == 0 {
+			if s.name == ours {
 				mine = p
+			}
+			if i == 0 {
 				rows = append(rows, []string{m.what, noFirewall, "1", amount(p.a), "1", cpu(p.a)})
 			}
 			rows = append(rows, []string{m.what, s.name, p.rates().String(), amount(p.b), p.cpus().String(), cpu(p.b)})
 		}
 		floors = append(floors, floor{m.what + ", beside no firewall", m.least, mine})
-		for _, s := range sites[2:] {
-			p, err := pair(s, sites[1])
+		for _, s := range sites[3:] {
+			p, err := pair(s, sites[2])
 			if err != nil {
 				return sec, err
 			}
@@ -396,7 +397,7 @@ func runStreams(ctx context.Context, size, n int) (sec section, err error) {
 	t.WriteString(grid([]string{"TCP", "firewall", "beside no firewall", "", "by CPU time", "CPU time"}, rows))
 	t.WriteString("\n" + floorTable(floors) + "\n")
 	for _, note := range append([]string{
-		fmt.Sprintf("Ratios are medians of %d pairs of slices by turns (%s of connections each way, %s of throughput), the middle half in brackets.", n, connectSlice, streamSlice),
+		fmt.Sprintf("Ratios are medians of %d pairs of slices by turns (%s of connections each way, %s of throughput), the middle half in brackets. No firewall beside itself shows how well they can be told.", n, connectSlice, streamSlice),
 		"A rule tests remote address, protocol and port: the local one of what comes in, the remote one of what goes out; one in eight blocks, and what no rule permits is blocked. Each firewall must let permitted connections come about and blocked ones not, both ways, before any time is taken.",
 		"Connections: half of them go out, half come in, each with a byte there and back and a reset, to or from addresses of permitting rules from all over the list. Both ends run on one CPU. Throughput: one connection, the ends on two CPUs.",
 		"CPU time is that of both ends' processes, with the softirqs that run on top of them.",
