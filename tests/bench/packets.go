@@ -372,7 +372,7 @@ func (b *packetBench) text(rows []row, floors []floor, n int) string {
 	for _, note := range append([]string{
 		fmt.Sprintf("Ratios are to no firewall, medians of %d pairs of slices of %s by turns, the middle half in brackets. No firewall beside itself shows how well they can be told.", n, packetSlice),
 		fmt.Sprintf("A rule tests %s; one in eight blocks, and what no rule permits is blocked. Before any time is taken, each firewall must let the permitted datagrams through and none else.", tests),
-		fmt.Sprintf("Known flows: %s that come again and again and meet permitting rules from all over the list%s", group(strconv.Itoa(flowCount)), flows),
+		fmt.Sprintf("Known flows: %s that come again and again and meet permitting rules from all over the list. An engine that keeps no verdicts classifies each of their packets%s", group(strconv.Itoa(flowCount)), flows),
 		"Delivered is what reached a socket. The kernel sends by BPF_PROG_TEST_RUN with live frames, past any stack of the sender's, and the veth delivers on the same CPU, as a network card's driver does; so the rate is what a packet costs from the veth to the socket. The receiver has the other CPU. CPU ns is the CPU time of the sending thread with its softirqs, and of ksoftirqd of that CPU, for one datagram.",
 		"Where a floor lies inside the spread of the rates, the CPU time decides. wfpebpf is held to the form of nftables that leaves it least ahead.",
 	}, b.notes...) {

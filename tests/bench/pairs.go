@@ -65,10 +65,13 @@ func ratioOf(values []float64) ratio {
 }
 
 func (r ratio) String() string {
-	digits := 2
 	if r.median < 0.1 {
-		digits = 3
+		return r.text(3)
 	}
+	return r.text(2)
+}
+
+func (r ratio) text(digits int) string {
 	text := func(f float64) string { return strconv.FormatFloat(f, 'f', digits, 64) }
 	return fmt.Sprintf("%s (%s-%s)", text(r.median), text(r.low), text(r.high))
 }
@@ -121,7 +124,7 @@ func (f floor) cells() []string {
 	if met {
 		verdict = "PASS"
 	}
-	return []string{f.what, strconv.FormatFloat(f.least, 'f', 2, 64), rates.String(), cpus.String(), verdict + ", by " + by}
+	return []string{f.what, strconv.FormatFloat(f.least, 'f', 2, 64), rates.text(3), cpus.text(3), verdict + ", by " + by}
 }
 
 // grid is a table in Markdown; the first column is text.
