@@ -35,8 +35,9 @@ func main() {
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(workerMain(os.Stdin, os.Stdout))
 	}
-	// A signal ends the measurement, and then what was made is removed.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A signal, also that nobody reads the output any more, ends the measurement,
+	// and then what was made is removed.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	if err := run(ctx, *only, setting{runs: *runs, layer: *layer}, *sizes, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
