@@ -109,9 +109,11 @@ fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	  done
 	done
 
-# Without BENCH: what a verdict costs, written to tests/bench/RESULTS.md.
+# Without BENCH: what a verdict costs, and what packets and connections cost
+# beside nftables and iptables, which are left out where they are not installed,
+# written to tests/bench/RESULTS.md. To measure a part, go run ./tests/bench -h.
 .PHONY: bench
-bench: ## Measure verdicts (BENCH: run the Go benchmarks that match instead)
+bench: ## Measure verdicts, packets, connections (BENCH: run the Go benchmarks that match instead)
 	@if [ -z "$(BENCH)" ]; then
 	  exec $(GO) run ./tests/bench -sizes 10,100,1000,10000,100000 -o tests/bench/RESULTS.md
 	fi

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures what a verdict costs, over real tables of real
-// policies, in a network namespace and a cgroup of its own. It wants root.
+// policies, and what packets and connections cost beside other firewalls, in
+// network namespaces and cgroups of its own. It wants root.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,56 +27,132 @@ import (
 
 func main() {
 	sizes := flag.String("sizes", "10,100,1000,10000", "numbers of filters")
-	runs := flag.Int("runs", 15, "runs of each program")
-	out := flag.String("o", "", "file to write the results to, as Markdown")
+	runs := flag.Int("runs", 15, "runs of each program, and pairs of each ratio")
+	out := flag.String("o", "", "file to write the results to, as Markdown; what is not measured stays in it")
+	only := flag.String("only", "", "parts to measure, separated by commas ("+partNames()+"); empty: all")
+	layer := flag.String("layer", "", "layer to measure beside an input chain: INBOUND_TRANSPORT_V4 or INBOUND_IPPACKET_V4; empty: the first that runs")
 	flag.Parse()
-	// A signal ends the measurement, and then what was made is removed.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	if os.Getenv(workerEnv) != "" {
+		os.Exit(workerMain(os.Stdin, os.Stdout))
+	}
+	// A signal, also that nobody reads the output any more, ends the measurement,
+	// and then what was made is removed.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
-	if err := run(ctx, *sizes, *runs, *out); err != nil {
+	if err := run(ctx, *only, setting{runs: *runs, layer: *layer}, *sizes, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, sizes string, runs int, out string) (err error) {
-	var ns []int
+// setting is what the parts are measured with.
+type setting struct {
+	sizes []int // of the policies whose verdicts are measured
+	runs  int
+	layer string // of transportBench
+}
+
+// part is what -only names.
+type part struct {
+	name    string
+	measure func(context.Context, setting) ([]section, error)
+}
+
+// parts are in the order of the results.
+var parts = []part{{"verdict", verdicts}, {"udp", packets}, {"tcp", streams}}
+
+func partNames() string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func run(ctx context.Context, only string, set setting, sizes, out string) error {
 	for _, s := range strings.Split(sizes, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > scanSteps {
 			return fmt.Errorf("-sizes: %q is no number of filters", s)
 		}
-		ns = append(ns, n)
+		set.sizes = append(set.sizes, n)
 	}
-	if runs < 1 {
+	if set.runs < 1 {
 		return errors.New("-runs: at least 1")
+	}
+	chosen := parts
+	if only != "" {
+		chosen = nil
+		for _, name := range strings.Split(only, ",") {
+			i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
+			if i < 0 {
+				return fmt.Errorf("-only: %q is none of %s", name, partNames())
+			}
+			chosen = append(chosen, parts[i])
+		}
 	}
 	if err := loader.CheckCapabilities(); err != nil {
 		return err
 	}
+	for _, p := range chosen {
+		list, err := p.measure(ctx, set)
+		for _, s := range list {
+			fmt.Println(s)
+			if out != "" {
+				err = errors.Join(err, writeSection(out, s))
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func verdicts(ctx context.Context, set setting) (sections []section, err error) {
 	at, remove, err := newLab()
 	defer func() { err = errors.Join(err, remove()) }()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var list []result
 	for _, layer := range []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6} {
-		for _, n := range ns {
+		for _, n := range set.sizes {
 			l := layermap.ByID(layer)
-			r, err := measure(ctx, at, l, n, runs)
+			r, err := measure(ctx, at, l, n, set.runs)
 			if err != nil {
-				return fmt.Errorf("%s, %d filters: %w", l.Name, n, err)
+				return nil, fmt.Errorf("%s, %d filters: %w", l.Name, n, err)
 			}
 			// A large policy takes minutes: say what is done.
 			fmt.Fprintln(os.Stderr, strings.Join(r.cells(), "  "))
 			list = append(list, r)
 		}
 	}
-	fmt.Print(text(list))
-	if out == "" {
-		return nil
+	return []section{verdictSection(list, set.runs)}, nil
+}
+
+// packets and streams are measured at the sizes for which there are floors.
+func packets(ctx context.Context, set setting) (list []section, err error) {
+	transport, err := transportBench(set.layer)
+	if err != nil {
+		return nil, err
 	}
-	return os.WriteFile(out, []byte(document(list, runs)), 0o644)
+	for _, b := range []*packetBench{transport, ingressBench()} {
+		s, err := b.run(ctx, []int{10, 1_000, largest}, set.runs)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+func streams(ctx context.Context, set setting) ([]section, error) {
+	s, err := runStreams(ctx, largest, set.runs)
+	if err != nil {
+		return nil, err
+	}
+	return []section{s}, nil
 }
 
 // newLab makes a network namespace and a cgroup, and returns how to remove them.

@@ -52,19 +52,14 @@ func text(list []result) string {
 	return b.String()
 }
 
-// document is the table with what one must know to read it.
-func document(list []result, runs int) string {
+// verdictSection is the table with what one must know to read it.
+func verdictSection(list []result, runs int) section {
 	var b strings.Builder
-	fmt.Fprintf(&b, `# Benchmark results
-
-What a verdict costs, and what a linear scan of the same rules in BPF would cost.
-`+"`make bench`"+` measures and writes this file.
-
-Linux %s, %s, %d CPUs.
+	fmt.Fprintf(&b, `What a verdict costs, and what a linear scan of the same rules in BPF would cost.
 
 | %s |
 | --- | ---: | ---: | ---: | ---: | ---: |
-`, kernelVersion(), cpuModel(), runtime.NumCPU(), strings.Join(columns, " | "))
+`, strings.Join(columns, " | "))
 	for _, r := range list {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(r.cells(), " | "))
 	}
@@ -81,7 +76,7 @@ Linux %s, %s, %d CPUs.
 - Memory: all maps of the engine, with the tables of the policy before, which stay for
   a roll-back.
 `, runs, group(strconv.Itoa(cases)), group(strconv.Itoa(scanSteps)), benchSubLayers, group(strconv.Itoa(sample)))
-	return b.String()
+	return section{"Verdicts", b.String()}
 }
 
 // kernelVersion leaves away what a distribution or a machine adds.
