@@ -163,9 +163,15 @@ __noinline __u64 wfp_walk(__u32 generation, __u64 high, __u64 low, __u32 at)
 	return ~0ULL;
 }
 
+static __always_inline void put_class(struct wfp_values *v, __u64 class)
+{
+	v->is[class / 64 & (WFP_CLASS_WORDS - 1)] |= 1ULL << (class & 63);
+}
+
 /*
  * Puts the leaves of wide fields into the place of their values; each has its
- * words to itself. Returns 0 where the tables are inconsistent.
+ * words to itself. Where a leaf is a class, the value stays for another field that
+ * reads it, too. Returns 0 where the tables are inconsistent.
  */
 __noinline __u32 wfp_wide(struct wfp_values *v)
 {
@@ -195,7 +201,10 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 			    f->root);
 		if (leaf == ~0ULL)
 			return 0;
-		v->word[word] = leaf;
+		if (f->flags & WFP_FIELD_CLASS)
+			put_class(v, leaf);
+		else
+			v->word[word] = leaf;
 	}
 	return 1;
 }
@@ -204,6 +213,8 @@ static __always_inline __u64 pair(__u32 leaf, __u32 head)
 {
 	return leaf | (__u64)head << 32;
 }
+
+#define WFP_DONE (~1ULL) /* no leaf: what there was to do is done */
 
 /* The leaf of one field and, above 32 bits, the branch that it leads to; or ~0. */
 static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f)
@@ -230,7 +241,9 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 			return pair(f->other, f->other_head);
 		return pair(page->entry[at + 2], page->entry[at + 3]);
 	}
-	if (!levels) { /* wfp_wide has put the leaf there */
+	if (!levels) { /* wfp_wide has put the leaf there, or the class */
+		if (f->flags & WFP_FIELD_CLASS)
+			return WFP_DONE;
 		if (!(f->flags & WFP_FIELD_HEADS))
 			return high;
 		cell = find_cells(v->generation, f->heads + high);
@@ -287,8 +300,6 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 	l = find_layer(v->generation, v->layer);
 	if (!l)
 		return 0;
-	for (int w = 0; w < WFP_CLASS_WORDS; w++)
-		v->is[w] = 0;
 	v->waiting = 0;
 	wait_for(v, l->root);
 	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
@@ -301,19 +312,20 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 		leaf = field_leaf(v, f);
 		if (leaf == ~0ULL)
 			return WFP_INCONSISTENT;
+		if (f->flags & WFP_FIELD_CLASS) {
+			if (leaf != WFP_DONE)
+				put_class(v, (__u32)leaf);
+			continue;
+		}
 		leaves(v)[i] = leaf;
 		if (f->flags & WFP_FIELD_HEADS)
 			wait_for(v, leaf >> 32);
-		leaf = (__u32)leaf;
 		if (f->flags & WFP_FIELD_CLASSES) {
-			cell = find_cells(v->generation, f->classes + leaf);
+			cell = find_cells(v->generation, f->classes + (__u32)leaf);
 			if (!cell)
 				return WFP_INCONSISTENT;
-			leaf = *cell;
-		} else if (!(f->flags & WFP_FIELD_CLASS)) {
-			continue;
+			put_class(v, *cell);
 		}
-		v->is[leaf / 64 & (WFP_CLASS_WORDS - 1)] |= 1ULL << (leaf & 63);
 	}
 	v->present = l->filters; /* all input is used: the first record takes its place */
 	return l->sublayers;
@@ -493,6 +505,8 @@ static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 
 	if (!l)
 		return 0;
+	for (int w = 0; w < WFP_CLASS_WORDS; w++)
+		v->is[w] = 0;
 	sublayers = !l->wides || wfp_wide(v) ? wfp_enter(v) : WFP_INCONSISTENT;
 
 	if (sublayers == WFP_INCONSISTENT)

@@ -96,7 +96,7 @@ enum wfp_limit {
 	WFP_MAX_FIELDS = 20,     /* fields of one layer that filters test */
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
 	WFP_BUCKET_BOUNDS = 7,
-	WFP_MAX_DEPTH = 18,      /* nodes on the way to a leaf */
+	WFP_MAX_DEPTH = 20,      /* nodes on the way to a leaf */
 	WFP_MAX_WIDE = 6,        /* fields of one layer that have more than four bytes */
 	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
 	WFP_LEVELS = 4,          /* tables on the way to a leaf, at most */
@@ -109,7 +109,7 @@ enum wfp_limit {
 	/* pages of the tables of a generation, and entries of a page, a power of two */
 	WFP_PAGES_cells = 256,
 	WFP_PAGE_cells = 65536,
-	WFP_PAGES_buckets = 512,
+	WFP_PAGES_buckets = 1024,
 	WFP_PAGE_buckets = 1024,
 	WFP_PAGES_branches = 1024,
 	WFP_PAGE_branches = 1024,

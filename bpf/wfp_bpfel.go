@@ -233,7 +233,7 @@ const (
 	WFPWfpLimitWFP_MAX_FIELDS     WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_SUBLAYERS  WFPWfpLimit = 64
 	WFPWfpLimitWFP_BUCKET_BOUNDS  WFPWfpLimit = 7
-	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 18
+	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_WIDE       WFPWfpLimit = 6
 	WFPWfpLimitWFP_MAX_WIDTH      WFPWfpLimit = 16
 	WFPWfpLimitWFP_LEVELS         WFPWfpLimit = 4
@@ -245,7 +245,7 @@ const (
 	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
 	WFPWfpLimitWFP_PAGES_cells    WFPWfpLimit = 256
 	WFPWfpLimitWFP_PAGE_cells     WFPWfpLimit = 65536
-	WFPWfpLimitWFP_PAGES_buckets  WFPWfpLimit = 512
+	WFPWfpLimitWFP_PAGES_buckets  WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_buckets   WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGES_branches WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_branches  WFPWfpLimit = 1024

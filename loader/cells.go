@@ -5,6 +5,7 @@ package loader
 import (
 	"encoding/binary"
 	"slices"
+	"unsafe"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 )
@@ -20,10 +21,12 @@ const (
 
 // shape is how many bits of a value choose in each of the tables that lead to a
 // field's leaves.
-func (f *leafing) shape(width int) []uint8 {
+func (f *tested) shape(width int) []uint8 {
 	switch {
 	case f.bits == nil && width == 2 && f.leaves > fewPorts:
 		return []uint8{16}
+	case f.bits == nil && width == 4 && f.sets && f.leaves > manyAddresses:
+		return []uint8{16, 6, 5, 5} // equal tables are shared: the last two are few
 	case f.bits == nil && width == 4 && f.leaves > manyAddresses:
 		return []uint8{16, 8, 4, 4}
 	case f.bits == nil && width == 4 && f.leaves > fewAddresses:
@@ -74,13 +77,30 @@ type levelled struct {
 	starts []uint64          // of leaf 1, 2, ...
 	same   [][]uint32        // by levels that are left: cell before leaf n, 0: not laid
 	nodes  map[uint32]uint32 // bits: first cell of a node's table
+	shared map[string]uint32 // of sets: first cell of a table by its level and content
+}
+
+// share gives the table that was laid last, from a cell on, the place of an equal
+// one, if there is one: with few classes many are.
+func (l *levelled) share(first uint32, level int) uint32 {
+	if !l.f.sets || level == 0 {
+		return first
+	}
+	table := l.t.cells[first:]
+	id := append([]byte{byte(level)}, unsafe.Slice((*byte)(unsafe.Pointer(&table[0])), 4*len(table))...)
+	if known, ok := l.shared[string(id)]; ok {
+		l.t.cells = l.t.cells[:first]
+		return known
+	}
+	l.shared[string(id)] = first
+	return first
 }
 
 // layLevels returns the first cell.
 func (t *tables) layLevels(f *tested, width int, shape []uint8, end ends) uint32 {
 	l := &levelled{
 		t: t, f: f, shape: shape, end: end,
-		same: make([][]uint32, bpf.Levels), nodes: map[uint32]uint32{},
+		same: make([][]uint32, bpf.Levels), nodes: map[uint32]uint32{}, shared: map[string]uint32{},
 	}
 	if f.bits != nil {
 		if root := f.bits.root; root&bpf.Leaf == 0 {
@@ -120,10 +140,9 @@ func (l *levelled) table(low uint64, level, i int) (uint32, int) {
 			}
 			return uint32(i) + 1
 		})
-		return first, i
+		return l.share(first, level), i
 	}
-	at := len(l.t.cells)
-	l.t.cells = append(l.t.cells, make([]uint32, size)...)
+	cells := make([]uint32, size)
 	for n := range size {
 		from := low + uint64(n)<<left
 		end := from + 1<<left
@@ -131,14 +150,16 @@ func (l *levelled) table(low uint64, level, i int) (uint32, int) {
 			i++
 		}
 		if i+1 == len(l.starts) || l.starts[i+1] >= end {
-			l.t.cells[at+n] = l.constant(uint32(i)+1, len(l.shape)-level-1)
+			cells[n] = l.constant(uint32(i)+1, len(l.shape)-level-1)
 			continue
 		}
 		next, last := l.table(from, level+1, i)
-		l.t.cells[at+n] = 2*next + 1
+		cells[n] = 2*next + 1
 		i = last
 	}
-	return uint32(at), i
+	at := uint32(len(l.t.cells))
+	l.t.cells = append(l.t.cells, cells...)
+	return l.share(at, level), i
 }
 
 func (l *levelled) bitTable(node uint32, level int) (first uint32) {
@@ -167,6 +188,9 @@ func (l *levelled) bitTable(node uint32, level int) (first uint32) {
 // constant is a cell that leads through the tables that are left to one leaf
 // whatever the value.
 func (l *levelled) constant(leaf uint32, left int) uint32 {
+	if l.f.sets { // leaves of one class lead to the same
+		leaf = uint32(slices.Index(l.f.classOf, l.f.classOf[leaf]))
+	}
 	if l.same[left-1] == nil {
 		l.same[left-1] = make([]uint32, l.f.leaves)
 	}

@@ -35,20 +35,33 @@ const fewSpans = 4
 
 // assignClasses shares the classes out: small fields get those of the first word
 // while it has room, since there one AND tests them all; what has many spans,
-// flags or a set of addresses, gets others.
-func assignClasses(fields []*tested) {
+// flags or a set of addresses, gets others. It reports whether all sets that stand
+// apart got classes, which they need: they have no leaves.
+func assignClasses(fields []*tested) bool {
 	const word, all = 64, 64 * bpf.ClassWords
 	bySize := slices.Clone(fields)
 	slices.SortStableFunc(bySize, func(a, b *tested) int { return cmp.Compare(a.leaves, b.leaves) })
 	used := 0
 	for _, f := range bySize {
-		if f.leaves > word {
+		if !f.sets {
+			continue
+		}
+		every := allGroups(f)
+		classOf, n, ok := f.cut(every, all-used)
+		if !ok {
+			return false
+		}
+		f.assign(every, classOf, used)
+		used += n
+	}
+	for _, f := range bySize {
+		if f.leaves > word || used > word {
 			break
 		}
-		every := make([]int32, len(f.groups))
-		for g := range every {
-			every[g] = int32(g)
+		if f.sets {
+			continue
 		}
+		every := allGroups(f)
 		if classOf, n, ok := f.cut(every, word-used); ok {
 			f.assign(every, classOf, used)
 			used += n
@@ -69,6 +82,15 @@ func assignClasses(fields []*tested) {
 			used += n
 		}
 	}
+	return true
+}
+
+func allGroups(f *tested) []int32 {
+	groups := make([]int32, len(f.groups))
+	for g := range groups {
+		groups[g] = int32(g)
+	}
+	return groups
 }
 
 // cut brings the leaves together in which the same of some groups hold, if that

@@ -92,9 +92,10 @@ type want struct{ field, group int32 }
 
 // tested is a field that some filter of the layer tests.
 type tested struct {
-	index  int // FWPS index
+	index  int // 2 x FWPS index, and 1 for sets
 	field  layermap.Field
 	src    layermap.Source
+	sets   bool                 // of two that share a field, the one with sets of addresses
 	groups [][]filter.Condition // the distinct things asked
 	leafing
 	classing
@@ -105,22 +106,38 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 	if err != nil || len(list) == 0 {
 		return err
 	}
+	was := *t
+	apart, err := t.layLayer(l, list, ephemeral, true)
+	if apart {
+		return err
+	}
+	*t = was
+	_, err = t.layLayer(l, list, ephemeral, false)
+	return err
+}
+
+// layLayer lays a layer's tables. Sets of addresses stand apart from the field's
+// other conditions if they may: then their leaves are classes, and equal tables are
+// shared. It reports whether there were classes for them.
+func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRange, apart bool) (bool, error) {
 	if n := list[len(list)-1].subLayer + 1; n > MaxSubLayersPerLayer {
-		return fmt.Errorf("%w: %d sublayers with filters at %v, at most %d", ErrLimit, n, l.ID, MaxSubLayersPerLayer)
+		return true, fmt.Errorf("%w: %d sublayers with filters at %v, at most %d", ErrLimit, n, l.ID, MaxSubLayersPerLayer)
 	}
 	if len(list) > MaxFiltersPerLayer {
-		return fmt.Errorf("%w: %d filters at %v, at most %d", ErrLimit, len(list), l.ID, MaxFiltersPerLayer)
+		return true, fmt.Errorf("%w: %d filters at %v, at most %d", ErrLimit, len(list), l.ID, MaxFiltersPerLayer)
 	}
-	fields := testedFields(l, list)
+	fields := testedFields(l, list, apart)
+	if apart && len(fields) > bpf.MaxFields {
+		return false, nil
+	}
 	if len(fields) > bpf.MaxFields {
-		return fmt.Errorf("%w: %d fields are tested at %v, at most %d", ErrLimit, len(fields), l.ID, bpf.MaxFields)
+		return true, fmt.Errorf("%w: %d fields are tested at %v, at most %d", ErrLimit, len(fields), l.ID, bpf.MaxFields)
 	}
 	layer := &bpf.Layer{
 		Fields:    uint32(len(fields)),
 		Sublayers: uint32(list[len(list)-1].subLayer + 1),
 		Filters:   uint32(len(t.filters)),
 	}
-	t.counts[l.ID] = len(list)
 	for i := range list {
 		t.filters = append(t.filters, bpf.Filter{Id: uint64(list[i].filter.ID)})
 		t.records = append(t.records, list[i].filter)
@@ -128,17 +145,19 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 	for _, f := range fields {
 		layer.Used |= 1 << f.src.Slot
 		if err := t.number(l, f); err != nil {
-			return err
+			return true, err
 		}
 		if f.field.Key == "IP_LOCAL_PORT" && f.uniform(ephemeral) {
 			layer.Flags |= bpf.EphemeralUniform
 		}
 	}
-	assignClasses(fields)
+	if !assignClasses(fields) {
+		return false, nil
+	}
 	search := newSearch(t, fields, list)
 	layer.Root = search.build()
 	if search.err != nil {
-		return fmt.Errorf("%v: %w", l.ID, search.err)
+		return true, fmt.Errorf("%v: %w", l.ID, search.err)
 	}
 	for i, f := range fields {
 		layer.Field[i] = t.layField(f, search.heads[i])
@@ -148,10 +167,11 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 		}
 	}
 	if len(t.cells) > MaxCells || len(t.buckets) > MaxBuckets || len(t.branches) > MaxBranches || len(t.cuts) > MaxCuts {
-		return fmt.Errorf("%w: the filters at %v need too large tables; use fewer filters with wide ranges that overlap", ErrLimit, l.ID)
+		return true, fmt.Errorf("%w: the filters at %v need too large tables (%d cells, %d buckets, %d branches, %d cuts); use fewer filters with wide ranges that overlap, or smaller sets", ErrLimit, l.ID, len(t.cells), len(t.buckets), len(t.branches), len(t.cuts))
 	}
+	t.counts[l.ID] = len(list)
 	t.layers[l.ID] = layer
-	return nil
+	return true, nil
 }
 
 // effective returns the filters of a layer that can decide something here, in
@@ -246,36 +266,41 @@ func holds(conds []filter.Condition, v filter.Value) bool {
 
 // testedFields collects the fields that some filter tests, in the order of the
 // words that they stand in, which the BPF programs rely on, and says in their
-// terms what each filter wants.
-func testedFields(l *layermap.Layer, list []compiled) []*tested {
-	byField := make([]*tested, len(l.Fields))
-	seen := make([]map[string]int32, len(l.Fields))
+// terms what each filter wants. With apart, what asks for sets of addresses stands
+// before the rest of its field.
+func testedFields(l *layermap.Layer, list []compiled, apart bool) []*tested {
+	known := make([]*tested, 2*len(l.Fields)) // by field, and sets behind
+	seen := make([]map[string]int32, len(known))
 	var fields []*tested
 	var id []byte
 	for i := range list {
 		c := &list[i]
 		c.wants = make([]want, len(c.asks))
 		for n, a := range c.asks {
-			f := byField[a.field]
+			at := 2 * a.field
+			if apart && slices.ContainsFunc(a.conds, func(c filter.Condition) bool { return c.Value.Set != nil }) {
+				at++
+			}
+			f := known[at]
 			if f == nil {
-				f = &tested{index: a.field, field: l.Fields[a.field], src: l.Source(l.Fields[a.field].Key)}
-				byField[a.field], seen[a.field] = f, map[string]int32{}
+				f = &tested{index: at, sets: at%2 == 1, field: l.Fields[a.field], src: l.Source(l.Fields[a.field].Key)}
+				known[at], seen[at] = f, map[string]int32{}
 				fields = append(fields, f)
 			}
 			id = conditionsKey(id[:0], a.conds)
-			g, ok := seen[a.field][string(id)]
+			g, ok := seen[at][string(id)]
 			if !ok {
 				g = int32(len(f.groups))
-				seen[a.field][string(id)] = g
+				seen[at][string(id)] = g
 				f.groups = append(f.groups, a.conds)
 			}
-			c.wants[n] = want{int32(a.field), g}
+			c.wants[n] = want{int32(at), g}
 		}
 	}
 	slices.SortFunc(fields, func(a, b *tested) int {
-		return cmp.Or(cmp.Compare(a.src.Slot, b.src.Slot), cmp.Compare(a.index, b.index))
+		return cmp.Or(cmp.Compare(a.src.Slot, b.src.Slot), cmp.Compare(b.index, a.index))
 	})
-	number := make([]int32, len(l.Fields))
+	number := make([]int32, len(known))
 	for i, f := range fields {
 		number[f.index] = int32(i)
 	}

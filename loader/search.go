@@ -59,7 +59,7 @@ func newSearch(t *tables, fields []*tested, list []compiled) *search {
 				covered += sp.high - sp.low + 1
 			}
 			s.shares[i][g] = float64(covered) / float64(f.leaves)
-			if len(spans) > manyPieces && (f.starts == nil || f.denied[int32(g)] != nil) {
+			if f.sets || len(spans) > manyPieces && (f.starts == nil || f.denied[int32(g)] != nil) {
 				s.shares[i][g] = 1
 			}
 		}

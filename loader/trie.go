@@ -115,6 +115,17 @@ func (r *rangeTrie) node(first key, depth, low, high int) uint32 {
 	return uint32(at)
 }
 
+// fewPoints is up to how many ranges are told apart by buckets of buckets: that takes
+// less room than a node, and as little time.
+const fewPoints = 32
+
+// point is where a range of the rest of the word at hand begins. Within the value of
+// a mixed one, stretches begin that the second word tells apart.
+type point struct {
+	from  uint64
+	mixed bool
+}
+
 // bucket makes one where there are few enough ranges in terms of the rest of
 // the word at hand. One value of it within which stretches begin, told apart by
 // the second word, is a range of its own, whose way goes on there.
@@ -129,15 +140,14 @@ func (r *rangeTrie) bucket(first key, depth, low, high int) (uint32, bool) {
 		return binary.BigEndian.Uint64(b[:])
 	}
 	whole := func(k *key) bool { return end == r.width || *(*[8]byte)(k[8:]) == [8]byte{} }
-	type point struct {
-		from  uint64
-		mixed bool
-	}
 	points := []point{{from: rest(&first)}}
 	step := uint64(1) << (64 - 8*(end-depth)) // between neighbouring values
 	for i := low + 1; i < high; i++ {
 		k := &r.starts[i]
 		v, mixed := rest(k), !whole(k)
+		if n := len(points); n > 1 && points[n-2].from == v {
+			continue // within the mixed one
+		}
 		if p := &points[len(points)-1]; p.from != v {
 			points = append(points, point{v, mixed})
 		} else if mixed && !p.mixed {
@@ -149,37 +159,58 @@ func (r *rangeTrie) bucket(first key, depth, low, high int) (uint32, bool) {
 			// the value after the mixed one, up to the next that begins
 			points = append(points, point{from: v + step})
 		}
-		if len(points) > bpf.BucketBounds+1 {
+		if len(points) > fewPoints {
 			return 0, false
 		}
 	}
+	return r.tell(points, first, depth, end, low, high), true
+}
+
+// tell makes a bucket that tells points apart, or several at once, which others tell
+// apart.
+func (r *rangeTrie) tell(points []point, first key, depth, end, low, high int) uint32 {
+	const ways = bpf.BucketBounds + 1
 	at := len(r.t.buckets)
 	r.t.buckets = append(r.t.buckets, bpf.Bucket{})
 	b := bpf.Bucket{}
 	for i := range b.Bound {
 		b.Bound[i] = ^uint64(0)
 	}
-	for i, p := range points {
-		from := first
-		var bytes [8]byte
-		binary.BigEndian.PutUint64(bytes[:], p.from)
-		copy(from[depth:end], bytes[:])
-		if i > 0 {
-			b.Bound[i-1] = p.from
-		}
-		if p.mixed {
-			to := from
-			for j := end; j < r.width; j++ {
-				to[j] = 0xff
-			}
-			b.Next[i] = r.lay(from, to, end, low, high)
-		} else {
-			b.Next[i] = r.leaf(r.at(&from, low, high))
-		}
+	each := 1
+	for each*ways < len(points) {
+		each *= ways // full buckets, or there would be many
 	}
-	for i := len(points); i < len(b.Next); i++ {
-		b.Next[i] = b.Next[len(points)-1]
+	n := 0
+	for i := 0; i < len(points); i += each {
+		if i > 0 {
+			b.Bound[n-1] = points[i].from
+		}
+		if some := points[i:min(i+each, len(points))]; len(some) > 1 {
+			b.Next[n] = r.tell(some, first, depth, end, low, high)
+		} else {
+			b.Next[n] = r.way(some[0], first, depth, end, low, high)
+		}
+		n++
+	}
+	for i := n; i < len(b.Next); i++ {
+		b.Next[i] = b.Next[n-1]
 	}
 	r.t.buckets[at] = b
-	return uint32(at) | bpf.BucketFlag, true
+	return uint32(at) | bpf.BucketFlag
+}
+
+// way is what a point leads to.
+func (r *rangeTrie) way(p point, first key, depth, end, low, high int) uint32 {
+	from := first
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], p.from)
+	copy(from[depth:end], b[:])
+	if !p.mixed {
+		return r.leaf(r.at(&from, low, high))
+	}
+	to := from
+	for j := end; j < r.width; j++ {
+		to[j] = 0xff
+	}
+	return r.lay(from, to, end, low, high)
 }
