@@ -531,13 +531,15 @@ static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 	return verdict ? verdict + v->present : 0;
 }
 
-static __always_inline struct wfp_filter *deciding_filter(__u32 generation, __u64 verdict)
+/* Whether a filter decided. The verdict's low bits are its record. */
+static __always_inline int filter_decided(__u64 verdict)
 {
-	void *table = bpf_map_lookup_elem(&filters, &generation);
-	__u32 at = verdict;
+	return verdict & (WFP_VERDICT_BLOCK | WFP_VERDICT_PERMIT) && !(verdict & WFP_VERDICT_ERROR);
+}
 
-	if (!table || !(verdict & (WFP_VERDICT_BLOCK | WFP_VERDICT_PERMIT)) ||
-	    verdict & WFP_VERDICT_ERROR)
-		return NULL;
-	return bpf_map_lookup_elem(table, &at);
+static __always_inline __u64 deciding_filter(__u32 generation, __u64 verdict)
+{
+	struct wfp_filter *f = filter_decided(verdict) ? find_filters(generation, verdict) : NULL;
+
+	return f ? f->id : 0;
 }

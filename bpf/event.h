@@ -9,24 +9,20 @@
  * is no room. The caller fills in the traffic and submits. */
 static __always_inline struct wfp_event *report(__u32 generation, __u64 verdict)
 {
-	struct wfp_filter *filter = deciding_filter(generation, verdict);
-	__u32 zero = 0, at = verdict;
+	int decided = filter_decided(verdict);
 	struct wfp_config *c;
 	struct wfp_event *e;
-	void *table;
+	__u32 zero = 0;
+	__u64 *n;
 
 	if (verdict & WFP_VERDICT_ERROR)
 		count(WFP_COUNTER_ERROR);
-	table = filter ? bpf_map_lookup_elem(&hits, &generation) : NULL;
-	if (table) {
-		__u64 *n = bpf_map_lookup_elem(table, &at);
-
-		if (n)
-			__sync_fetch_and_add(n, 1);
-	}
+	n = decided ? find_hits(generation, verdict) : NULL;
+	if (n)
+		__sync_fetch_and_add(n, 1);
 	if (!(verdict & WFP_VERDICT_BLOCK)) {
 		c = bpf_map_lookup_elem(&config, &zero);
-		if (!c || !c->permits || !filter)
+		if (!c || !c->permits || !decided)
 			return NULL;
 	}
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
@@ -36,7 +32,7 @@ static __always_inline struct wfp_event *report(__u32 generation, __u64 verdict)
 	}
 	__builtin_memset(e, 0, sizeof(*e));
 	e->time = bpf_ktime_get_boot_ns();
-	e->filter_id = filter ? filter->id : 0;
+	e->filter_id = deciding_filter(generation, verdict);
 	e->action = verdict & WFP_VERDICT_BLOCK ? WFP_ACTION_BLOCK : WFP_ACTION_PERMIT;
 	return e;
 }

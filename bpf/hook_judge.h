@@ -16,20 +16,18 @@ struct wfp_judge_run {
 static long judge_case(__u32 i, void *generation)
 {
 	struct wfp_case *c = bpf_map_lookup_elem(&cases, &i);
-	struct wfp_filter *filter;
 	__u64 verdict;
 
 	if (!c)
 		return 1;
 	c->values.generation = *(__u32 *)generation;
 	verdict = wfp_arbitrate(&c->values);
-	filter = deciding_filter(c->values.generation, verdict);
 	c->verdict.action = verdict & WFP_VERDICT_BLOCK ? WFP_ACTION_BLOCK :
 			    verdict & WFP_VERDICT_PERMIT ? WFP_ACTION_PERMIT :
 							   WFP_ACTION_NONE_NO_MATCH;
 	c->verdict.soft = !!(verdict & WFP_VERDICT_SOFT);
 	c->verdict.error = !!(verdict & WFP_VERDICT_ERROR);
-	c->verdict.filter_id = filter ? filter->id : 0;
+	c->verdict.filter_id = deciding_filter(c->values.generation, verdict);
 	return 0;
 }
 

@@ -44,24 +44,9 @@ struct {
 	__uint(max_entries, WFP_GENERATIONS * WFP_LAYERS);
 } layers SEC(".maps");
 
-#define WFP_TABLE(name, value_type)                                     \
-	struct name##_inner {                                           \
-		__uint(type, BPF_MAP_TYPE_ARRAY);                       \
-		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);    \
-		__type(key, __u32);                                     \
-		__type(value, value_type);                              \
-		__uint(max_entries, 1);                                 \
-	};                                                              \
-	struct {                                                        \
-		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);               \
-		__type(key, __u32);                                     \
-		__uint(max_entries, WFP_GENERATIONS);                   \
-		__array(values, struct name##_inner);                   \
-	} name SEC(".maps")
-
 /*
- * Large tables are cut into pages of one size: the kernel's look-up of those is
- * inlined into the program, a table of any other size costs a call for each.
+ * Tables are cut into pages of one size: the kernel's look-up of those is inlined
+ * into the program, a table of any other size costs a call for each.
  */
 #define WFP_PAGED(name, value_type)                                     \
 	struct name##_page {                                            \
@@ -109,10 +94,10 @@ WFP_PAGED(buckets, struct wfp_bucket);
 WFP_PAGED(branches, struct wfp_branch);
 /* page * 2 + generation -> cuts: branch from a leaf on. Loader. */
 WFP_PAGED(cuts, struct wfp_cut);
-/* record -> filter, layer after layer, in evaluation order. Written by the loader. */
-WFP_TABLE(filters, struct wfp_filter);
-/* record -> decisions of that filter. Written by the programs. */
-WFP_TABLE(hits, __u64);
+/* page * 2 + generation -> filters: layer after layer, in evaluation order. Loader. */
+WFP_PAGED(filters, struct wfp_filter);
+/* page * 2 + generation -> decisions of each of filters. Programs. */
+WFP_PAGED(hits, __u64);
 
 struct principals_inner {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -39,6 +39,8 @@ const (
 	BranchPage   = int(WFPWfpLimitWFP_PAGE_branches)
 	CutPages     = int(WFPWfpLimitWFP_PAGES_cuts)
 	CutPage      = int(WFPWfpLimitWFP_PAGE_cuts)
+	FilterPage   = int(WFPWfpLimitWFP_PAGE_filters)
+	HitsPage     = int(WFPWfpLimitWFP_PAGE_hits)
 	MaxWide      = int(WFPWfpLimitWFP_MAX_WIDE)
 	Levels       = int(WFPWfpLimitWFP_LEVELS)
 	ClassWords   = int(WFPWfpLimitWFP_CLASS_WORDS)

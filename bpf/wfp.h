@@ -115,6 +115,10 @@ enum wfp_limit {
 	WFP_PAGE_branches = 1024,
 	WFP_PAGES_cuts = 256,
 	WFP_PAGE_cuts = 8192,
+	WFP_PAGES_filters = 1024,
+	WFP_PAGE_filters = 8192,
+	WFP_PAGES_hits = 1024,
+	WFP_PAGE_hits = 8192,
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
 };

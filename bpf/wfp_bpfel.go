@@ -251,6 +251,10 @@ const (
 	WFPWfpLimitWFP_PAGE_branches  WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGES_cuts     WFPWfpLimit = 256
 	WFPWfpLimitWFP_PAGE_cuts      WFPWfpLimit = 8192
+	WFPWfpLimitWFP_PAGES_filters  WFPWfpLimit = 1024
+	WFPWfpLimitWFP_PAGE_filters   WFPWfpLimit = 8192
+	WFPWfpLimitWFP_PAGES_hits     WFPWfpLimit = 1024
+	WFPWfpLimitWFP_PAGE_hits      WFPWfpLimit = 8192
 	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
 )
@@ -430,7 +434,9 @@ const (
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
+	WFPVarLayoutFiltersPage   = "layout_filters_page"
 	WFPVarLayoutFlag          = "layout_flag"
+	WFPVarLayoutHitsPage      = "layout_hits_page"
 	WFPVarLayoutLayerFlag     = "layout_layer_flag"
 	WFPVarLayoutLayerId       = "layout_layer_id"
 	WFPVarLayoutLimit         = "layout_limit"
@@ -547,7 +553,9 @@ type WFPVariableSpecs struct {
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
+	LayoutFiltersPage   *ebpf.VariableSpec `ebpf:"layout_filters_page"`
 	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
+	LayoutHitsPage      *ebpf.VariableSpec `ebpf:"layout_hits_page"`
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
@@ -640,7 +648,9 @@ type WFPVariables struct {
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
+	LayoutFiltersPage   *ebpf.Variable `ebpf:"layout_filters_page"`
 	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
+	LayoutHitsPage      *ebpf.Variable `ebpf:"layout_hits_page"`
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`

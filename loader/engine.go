@@ -630,7 +630,7 @@ func (e *Engine) configure(ephemeral portRange) error {
 // gracePeriod returns when every program that was running has ended: the
 // kernel waits for that when an outer map's entry is replaced.
 func (e *Engine) gracePeriod() error {
-	outer := e.maps[bpf.WFPMapHits]
+	outer := e.maps[bpf.WFPMapLinks]
 	generation, err := e.active()
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ package loader
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -54,25 +53,27 @@ func (e *Engine) Filters() ([]FilterRow, error) {
 }
 
 func (e *Engine) hits(rec *record) (map[filter.ID]uint64, error) {
-	var m *ebpf.Map
-	if err := e.maps[bpf.WFPMapHits].Lookup(uint32(rec.Generation&1), &m); err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	counts := map[filter.ID]uint64{}
-	if len(rec.Order) == 0 {
-		return counts, nil
-	}
-	keys, values := make([]uint32, len(rec.Order)), make([]uint64, len(rec.Order))
-	var cursor ebpf.MapBatchCursor
-	n, err := m.BatchLookup(&cursor, keys, values, nil)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, err
-	}
-	for i := range n {
-		counts[rec.Order[keys[i]]] = values[i]
+	counts := make(map[filter.ID]uint64, len(rec.Order))
+	for from := 0; from < len(rec.Order); from += bpf.HitsPage {
+		page := make([]uint64, bpf.HitsPage)
+		if err := e.page(bpf.WFPMapHits, from/bpf.HitsPage, uint32(rec.Generation&1), &page); err != nil {
+			return nil, err
+		}
+		for i, id := range rec.Order[from:min(from+bpf.HitsPage, len(rec.Order))] {
+			counts[id] = page[i]
+		}
 	}
 	return counts, nil
+}
+
+// page reads a page of a table.
+func (e *Engine) page(name string, n int, slot uint32, values any) error {
+	var m *ebpf.Map
+	if err := e.maps[name].Lookup(uint32(n*generations)+slot, &m); err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Lookup(uint32(0), values)
 }
 
 // SubLayers lists the sublayers that have filters in force, in evaluation order.

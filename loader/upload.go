@@ -32,8 +32,8 @@ func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, princ
 		bpf.WFPMapBuckets:    paged(e, slot, t.buckets, bpf.BucketPage),
 		bpf.WFPMapBranches:   paged(e, slot, t.branches, bpf.BranchPage),
 		bpf.WFPMapCuts:       paged(e, slot, t.cuts, bpf.CutPage),
-		bpf.WFPMapFilters:    inner(e, slot, t.filters),
-		bpf.WFPMapHits:       inner(e, slot, make([]uint64, len(t.filters))),
+		bpf.WFPMapFilters:    paged(e, slot, t.filters, bpf.FilterPage),
+		bpf.WFPMapHits:       paged(e, slot, make([]uint64, len(t.filters)), bpf.HitsPage),
 		bpf.WFPMapPrincipals: innerHash(e, slot, principals),
 		bpf.WFPMapLinks:      innerHash(e, slot, links),
 	} {
@@ -96,16 +96,6 @@ func write[V any](m *ebpf.Map, values []V) error {
 	size := len(values) * int(unsafe.Sizeof(values[0]))
 	_, err = memory.WriteAt(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), size), 0)
 	return err
-}
-
-func inner[V any](e *Engine, slot uint32, values []V) func(string) error {
-	return func(name string) error {
-		m, err := e.innerMap(name, len(values))
-		if err == nil {
-			err = write(m, values)
-		}
-		return e.put(name, slot, m, err)
-	}
 }
 
 // paged makes the pages of a table, and removes those that a larger one before has

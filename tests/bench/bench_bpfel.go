@@ -80,7 +80,9 @@ const (
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
 	benchVarLayoutFilter        = "layout_filter"
+	benchVarLayoutFiltersPage   = "layout_filters_page"
 	benchVarLayoutFlag          = "layout_flag"
+	benchVarLayoutHitsPage      = "layout_hits_page"
 	benchVarLayoutLayerFlag     = "layout_layer_flag"
 	benchVarLayoutLayerId       = "layout_layer_id"
 	benchVarLayoutLimit         = "layout_limit"
@@ -181,7 +183,9 @@ type benchVariableSpecs struct {
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
+	LayoutFiltersPage   *ebpf.VariableSpec `ebpf:"layout_filters_page"`
 	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
+	LayoutHitsPage      *ebpf.VariableSpec `ebpf:"layout_hits_page"`
 	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
@@ -276,7 +280,9 @@ type benchVariables struct {
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
+	LayoutFiltersPage   *ebpf.Variable `ebpf:"layout_filters_page"`
 	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
+	LayoutHitsPage      *ebpf.Variable `ebpf:"layout_hits_page"`
 	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
 	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
