@@ -104,7 +104,7 @@ _Static_assert((WFP_MAX_FIELDS + WFP_SPAN) * sizeof(__u32) == WFP_WORDS * sizeof
 	       "leaves and best candidates take all words");
 _Static_assert(WFP_MAX_FIELDS + WFP_SPAN == 32, "masks of five bits bound what is read");
 
-/* The end of a branch that no table can have. */
+/* What no table can hold. */
 #define WFP_INCONSISTENT (~0U)
 
 /*
@@ -183,7 +183,7 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 	if (!l)
 		return 1;
 	for (int i = 0; i < WFP_MAX_WIDE; i++) {
-		__u32 n = l->wide[i], word;
+		__u32 n = l->wide[i];
 		struct wfp_field *f;
 		__u64 leaf;
 
@@ -194,17 +194,16 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 		f = &l->field[n];
 		if (!(v->present & (1U << (f->slot & 31))))
 			continue;
-		word = f->word;
-		if (word >= WFP_WORDS - 1)
+		if (f->word >= WFP_WORDS - 1)
 			return 0;
-		leaf = wfp_walk(v->generation, v->word[word] << (f->shift & 63), v->word[word + 1],
-			    f->root);
-		if (leaf == ~0ULL)
+		leaf = wfp_walk(v->generation, v->word[f->word] << (f->shift & 63),
+				v->word[f->word + 1], f->root);
+		if (leaf == ~0ULL || f->word >= WFP_WORDS)
 			return 0;
 		if (f->flags & WFP_FIELD_CLASS)
 			put_class(v, leaf);
 		else
-			v->word[word] = leaf;
+			v->word[f->word] = leaf;
 	}
 	return 1;
 }
@@ -288,8 +287,8 @@ static __always_inline void wait_for(struct wfp_values *v, __u32 branch)
 
 /*
  * Finds the leaves that the values lead to, the classes that they are of and the
- * branches to search; they take the values' place. Returns the number of the
- * layer's sublayers, 0: nothing to ask, or WFP_INCONSISTENT.
+ * branches to search; they take the values' place. Returns 0 where the tables are
+ * inconsistent.
  */
 __noinline __u32 wfp_enter(struct wfp_values *v)
 {
@@ -311,7 +310,7 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 			break;
 		leaf = field_leaf(v, f);
 		if (leaf == ~0ULL)
-			return WFP_INCONSISTENT;
+			return 0;
 		if (f->flags & WFP_FIELD_CLASS) {
 			if (leaf != WFP_DONE)
 				put_class(v, (__u32)leaf);
@@ -323,12 +322,14 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 		if (f->flags & WFP_FIELD_CLASSES) {
 			cell = find_cells(v->generation, f->classes + (__u32)leaf);
 			if (!cell)
-				return WFP_INCONSISTENT;
+				return 0;
 			put_class(v, *cell);
 		}
 	}
 	v->present = l->filters; /* all input is used: the first record takes its place */
-	return l->sublayers;
+	v->sublayers = l->sublayers;
+	v->base = 0;
+	return 1;
 }
 
 struct wfp_search {
@@ -432,7 +433,7 @@ static long visit(__u32 i, struct wfp_search *s)
  * Searches for the first match of each sublayer from base on, as many as one
  * search judges, and arbitrates between those. Returns a verdict.
  */
-__noinline __u64 wfp_search(struct wfp_values *v, __u32 base, __u32 sublayers)
+__noinline __u64 wfp_search(struct wfp_values *v)
 {
 	struct wfp_search s = { .v = v };
 	__u64 verdict = 0;
@@ -440,7 +441,6 @@ __noinline __u64 wfp_search(struct wfp_values *v, __u32 base, __u32 sublayers)
 	if (!v)
 		return 0;
 	v->found = 0;
-	v->base = base;
 	v->failed = 0;
 	for (int i = 0; i < WFP_SPAN / 2; i++)
 		v->word[WFP_MAX_FIELDS / 2 + i] = ~0ULL; /* two times WFP_KEY_NONE */
@@ -450,7 +450,7 @@ __noinline __u64 wfp_search(struct wfp_values *v, __u32 base, __u32 sublayers)
 	for (__u32 i = 0; i < WFP_SPAN; i++) {
 		__u32 key = best(v)[i];
 
-		if (base + i >= sublayers)
+		if (v->base + i >= v->sublayers)
 			break;
 		if (key == WFP_KEY_NONE)
 			continue;
@@ -499,35 +499,37 @@ __noinline __u32 wfp_seed(struct wfp_values *v)
  */
 static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 {
-	struct wfp_layer *l = find_layer(v->generation, v->layer);
-	__u32 sublayers;
+	struct wfp_layer *l;
 	__u64 verdict = 0;
 
-	if (!l)
+	/* free by now; a key of its own would make the callers' stack too large */
+	v->pending[0] = layer_key(v->generation, v->layer);
+	l = bpf_map_lookup_elem(&layers, &v->pending[0]);
+	if (!l || !l->sublayers)
 		return 0;
 	for (int w = 0; w < WFP_CLASS_WORDS; w++)
 		v->is[w] = 0;
-	sublayers = !l->wides || wfp_wide(v) ? wfp_enter(v) : WFP_INCONSISTENT;
-
-	if (sublayers == WFP_INCONSISTENT)
-		verdict = WFP_VERDICT_ERROR;
-	/* one search, but for a layer with more sublayers than it can judge */
-	for (__u32 base = 0; base < WFP_MAX_SUBLAYERS; base += WFP_SPAN) {
-		__u64 found;
-
-		if (base >= sublayers || verdict & WFP_VERDICT_ERROR)
-			break;
-		found = !base || wfp_seed(v) ? wfp_search(v, base, sublayers) : WFP_VERDICT_ERROR;
-		if (!found)
-			continue;
-		verdict = found;
-		if (!(verdict & WFP_VERDICT_SOFT))
-			break;
-	}
-	if (verdict & WFP_VERDICT_ERROR) {
-		/* never guessed: what cannot be judged is blocked, counted and shown */
+	if ((l->wides && !wfp_wide(v)) || !wfp_enter(v))
 		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
+	/* one search, but for a layer with more sublayers than it can judge */
+	for (int i = 0; i < WFP_MAX_SUBLAYERS / WFP_SPAN + 1; i++) {
+		__u64 found = wfp_search(v);
+
+		if (found)
+			verdict = found;
+		if (!(found & WFP_VERDICT_SOFT) && found)
+			break;
+		v->base += WFP_SPAN;
+		if (v->base >= v->sublayers)
+			break;
+		if (!wfp_seed(v)) {
+			verdict = WFP_VERDICT_ERROR;
+			break;
+		}
 	}
+	/* never guessed: what cannot be judged is blocked, counted and shown */
+	if (verdict & WFP_VERDICT_ERROR)
+		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
 	return verdict ? verdict + v->present : 0;
 }
 

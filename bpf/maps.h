@@ -211,9 +211,14 @@ static __always_inline __u32 active_generation(void)
 	return g ? (__u32)*g & (WFP_GENERATIONS - 1) : 0;
 }
 
+static __always_inline __u32 layer_key(__u32 generation, __u32 layer)
+{
+	return generation * WFP_LAYERS + (layer & (WFP_LAYERS - 1));
+}
+
 static __always_inline struct wfp_layer *find_layer(__u32 generation, __u32 layer)
 {
-	__u32 key = generation * WFP_LAYERS + (layer & (WFP_LAYERS - 1));
+	__u32 key = layer_key(generation, layer);
 	struct wfp_layer *l = bpf_map_lookup_elem(&layers, &key);
 
 	return l && l->sublayers ? l : NULL;

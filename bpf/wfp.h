@@ -134,7 +134,8 @@ enum wfp_limit {
  * to takes their place as they are read (classify.h).
  */
 struct wfp_values {
-	__u32 layer;
+	__u16 layer;
+	__u16 sublayers; /* working memory: of the layer, with filters */
 	__u32 generation;
 	__u32 present; /* bit s: slot s has a value; clear: FWP_EMPTY */
 	/* working memory, not input; here the verifier does not follow what it holds */

@@ -357,7 +357,8 @@ type WFPWfpSocket struct {
 
 type WFPWfpValues struct {
 	_          structs.HostLayout
-	Layer      uint32
+	Layer      uint16
+	Sublayers  uint16
 	Generation uint32
 	Present    uint32
 	Waiting    uint8

@@ -22,7 +22,7 @@ func (n *numbers) caseOf(l *layermap.Layer, values filter.Values) *bpf.Case {
 
 func (n *numbers) encode(c *bpf.Case, l *layermap.Layer, values filter.Values) {
 	*c = bpf.Case{}
-	c.Values.Layer = uint32(l.ID)
+	c.Values.Layer = uint16(l.ID)
 	for i, f := range l.Fields {
 		if i >= len(values) || values[i].IsEmpty() {
 			continue
