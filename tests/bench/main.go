@@ -59,7 +59,7 @@ type part struct {
 }
 
 // parts are in the order of the results.
-var parts = []part{{"verdict", verdicts}, {"udp", packets}, {"tcp", streams}}
+var parts = []part{{"verdict", verdicts}, {"sets", sets}, {"udp", packets}, {"tcp", streams}}
 
 func partNames() string {
 	var names []string
