@@ -58,7 +58,9 @@ func run(ctx context.Context, sizes string, runs int, out string) (err error) {
 		return err
 	}
 	var list []result
-	for _, layer := range []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6} {
+	for _, layer := range []layermap.LayerID{
+		layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6, layermap.InboundTransportV4, layermap.InboundTransportV6,
+	} {
 		for _, n := range ns {
 			l := layermap.ByID(layer)
 			r, err := measure(ctx, at, l, n, runs)
