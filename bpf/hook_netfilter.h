@@ -135,7 +135,7 @@ __noinline __u64 wfp_transport_verdict(struct wfp_tuple *t)
 	struct wfp_values v = {};
 	struct wfp_link *link;
 	struct wfp_layer *l;
-	__u64 passing = 0;
+	__u64 once = 0;
 	int v6;
 
 	if (!t)
@@ -170,9 +170,9 @@ __noinline __u64 wfp_transport_verdict(struct wfp_tuple *t)
 		if (link)
 			put(&v, WFP_SLOT_CURRENT_PROFILE, link->profile);
 		else
-			passing = WFP_VERDICT_PASSING; /* each packet counts */
+			once = WFP_VERDICT_ONCE; /* each packet counts that anew */
 	}
-	return wfp_arbitrate(&v) | passing;
+	return wfp_arbitrate(&v) | once;
 }
 
 static __always_inline int transport_packet(struct wfp_packet *p, const struct wfp_tuple *t)

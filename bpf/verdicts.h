@@ -4,11 +4,11 @@
  * one that is alike, without classifying it, as long as no table has changed. The
  * ALE layers need none of it: there a flow is classified once.
  *
- * What that costs is memory that is not in a cache of the processor. So a look-up
- * touches one line of it (IPv6: two), where a hash map of the kernel would touch
- * three or more, and does not branch before it knows whether a verdict is kept.
- * Nobody waits for anybody: each entry bears a seal over all of it, so that one
- * which is written while it is read is not believed.
+ * With many flows, what that costs is memory that is in no cache of the processor.
+ * So a look-up touches one line of it (IPv6: sometimes two), where a hash map of the
+ * kernel would touch three or more, and branches on little that it waits for. Nobody
+ * waits for anybody: each entry bears a seal over all of it, so that one which is
+ * written while it is read is not believed.
  */
 #pragma once
 
@@ -22,11 +22,8 @@
 #define WFP_VERDICT_SETS_V6 16384
 #endif
 
-/*
- * All that the fields of a packet layer are made of, beside the tables, the stamp
- * of which is told apart, too. What a filter can test must be here, or two packets
- * would be taken for one.
- */
+/* All that the fields of a packet layer are made of, beside the tables. What a
+ * filter can test must be here, or two packets would be taken for one. */
 struct wfp_packet {
 	__u64 local[2]; /* as in struct wfp_tuple */
 	__u64 remote[2];
@@ -66,7 +63,7 @@ struct wfp_kept_set_v6 {
 
 _Static_assert(sizeof(struct wfp_kept_set_v4) == 64 && sizeof(struct wfp_kept_v6) == 64,
 	       "lines of the processor's cache");
-_Static_assert(WFP_LAYERS <= 256 && WFP_VERDICT_PASSING <= WFP_KEPT_VERDICT,
+_Static_assert(WFP_LAYERS <= 256 && WFP_VERDICT_ONCE <= WFP_KEPT_VERDICT,
 	       "a layer takes a byte, and a verdict leaves room for it");
 
 /* hash of a packet -> verdicts. Programs. Memory that can be mapped starts at a
@@ -169,6 +166,7 @@ static __always_inline __u64 find_verdict(const struct wfp_packet *p, int v6, __
 		set = bpf_map_lookup_elem(&verdicts6, &key);
 		if (!set)
 			return WFP_VERDICT_NOT_KEPT;
+		/* the other way is another line, which few sets have in use */
 		if (!differ_v6(&set->way[0], p, sealed, &first))
 			return first;
 		differ[0] = ~0ULL;
@@ -180,6 +178,7 @@ static __always_inline __u64 find_verdict(const struct wfp_packet *p, int v6, __
 		set = bpf_map_lookup_elem(&verdicts4, &key);
 		if (!set)
 			return WFP_VERDICT_NOT_KEPT;
+		/* which way it is, the processor would guess wrong half of the time */
 		differ[0] = any(differ_v4(&set->way[0], p, sealed, &first));
 		differ[1] = any(differ_v4(&set->way[1], p, sealed, &second));
 	}
@@ -195,7 +194,7 @@ static __always_inline void keep_verdict(const struct wfp_packet *p, int v6, __u
 	__u64 hash = packet_hash(p, v6);
 	__u32 key;
 
-	if (stamp & WFP_STAMP_UNSETTLED || verdict & (WFP_VERDICT_ERROR | WFP_VERDICT_PASSING))
+	if (stamp & WFP_STAMP_UNSETTLED || verdict & (WFP_VERDICT_ERROR | WFP_VERDICT_ONCE))
 		return;
 	verdict |= p->what;
 	if (v6) {
