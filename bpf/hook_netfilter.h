@@ -16,6 +16,7 @@
 #include "ale.h"
 #include "kernel_socket.h"
 #include "packet.h"
+#include "verdicts.h"
 
 #define NF_DROP 0
 #define NF_ACCEPT 1
@@ -128,17 +129,17 @@ __noinline int wfp_transport_tuple(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
 	return 1;
 }
 
-/* Judges a packet and reports. Returns 1 for block. */
-__noinline int wfp_transport(struct wfp_tuple *t)
+/* Classifies a packet. Returns a verdict. */
+__noinline __u64 wfp_transport_verdict(struct wfp_tuple *t)
 {
 	struct wfp_values v = {};
 	struct wfp_link *link;
 	struct wfp_layer *l;
-	__u64 verdict;
+	__u64 once = 0;
 	int v6;
 
 	if (!t)
-		return 1;
+		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
 	l = find_layer(t->generation, t->layer);
 	if (!l)
 		return 0;
@@ -168,8 +169,49 @@ __noinline int wfp_transport(struct wfp_tuple *t)
 		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
 		if (link)
 			put(&v, WFP_SLOT_CURRENT_PROFILE, link->profile);
+		else
+			once = WFP_VERDICT_ONCE; /* each packet counts that anew */
 	}
-	verdict = wfp_arbitrate(&v);
+	return wfp_arbitrate(&v) | once;
+}
+
+static __always_inline int transport_packet(struct wfp_packet *p, const struct wfp_tuple *t)
+{
+	__builtin_memcpy(p->local, t->local, sizeof(p->local));
+	__builtin_memcpy(p->remote, t->remote, sizeof(p->remote));
+	return pack(p, t->layer, t->ifindex, t->flags, t->protocol,
+		    t->known & WFP_KNOWN_LOCAL_PORT, t->local_port, t->remote_port);
+}
+
+/* These two are functions of their own for the sake of the stack: what they need
+ * must not lie under what classifying needs. */
+__noinline __u64 wfp_transport_kept(struct wfp_tuple *t, __u64 stamp)
+{
+	struct wfp_packet p;
+
+	if (!t || !transport_packet(&p, t))
+		return WFP_VERDICT_NOT_KEPT;
+	return find_verdict(&p, is_v6(t->layer), stamp);
+}
+
+__noinline int wfp_transport_keep(struct wfp_tuple *t, __u64 stamp, __u64 verdict)
+{
+	struct wfp_packet p;
+
+	if (t && transport_packet(&p, t))
+		keep_verdict(&p, is_v6(t->layer), stamp, verdict);
+	return 0;
+}
+
+/* Judges a packet and reports. Returns 1 for block. */
+static __always_inline int judge_tuple(struct wfp_tuple *t, __u64 stamp)
+{
+	__u64 verdict = wfp_transport_kept(t, stamp);
+
+	if (verdict == WFP_VERDICT_NOT_KEPT) {
+		verdict = wfp_transport_verdict(t);
+		wfp_transport_keep(t, stamp, verdict);
+	}
 	wfp_ale_report(t, NULL, verdict);
 	return !!(verdict & WFP_VERDICT_BLOCK);
 }
@@ -192,7 +234,8 @@ static __always_inline int from_raw_socket(struct sk_buff *skb)
 /* Judges a packet at the V4 layer or its V6 twin. */
 static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
 {
-	struct wfp_tuple t = { .generation = active_generation() };
+	__u64 stamp = active_stamp();
+	struct wfp_tuple t = { .generation = stamp_generation(stamp) };
 	struct wfp_layer *l;
 	int read, blocked;
 
@@ -207,7 +250,7 @@ static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
 		count(WFP_COUNTER_UNREADABLE);
 		return NF_DROP;
 	}
-	blocked = read && wfp_transport(&t);
+	blocked = read && judge_tuple(&t, stamp);
 	asm volatile("" : "+r"(blocked)); /* or clang computes what the verifier must see */
 	return blocked ? NF_DROP : NF_ACCEPT;
 }

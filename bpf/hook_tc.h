@@ -10,6 +10,7 @@
 #include "event.h"
 #include "interface.h"
 #include "packet.h"
+#include "verdicts.h"
 
 #define TC_PASS (-1) /* TCX_NEXT, TC_ACT_UNSPEC: other programs go on */
 #define TC_DROP 2    /* TC_ACT_SHOT */
@@ -108,18 +109,66 @@ static __always_inline void put_addresses(struct wfp_values *v, const struct wfp
 	put_address(v, WFP_SLOT_REMOTE_ADDRESS, seen->remote);
 }
 
-/* Whether an *_IPPACKET layer blocks the packet. */
-__noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 generation)
+/* Classifies a packet at an *_IPPACKET layer. Returns a verdict. */
+__noinline __u64 wfp_tc_verdict(const struct wfp_seen *seen, __u32 flags, __u32 link_known)
 {
-	struct wfp_values v = { .generation = generation };
+	struct wfp_values v = {};
+	struct wfp_layer *l;
+
+	if (!seen)
+		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
+	l = find_layer(seen->generation, seen->layer);
+	if (!l)
+		return 0;
+	v.layer = seen->layer;
+	v.generation = seen->generation;
+	put_addresses(&v, seen, is_v6(seen->layer), l->used);
+	put(&v, WFP_SLOT_FLAGS, flags);
+	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen->ifindex,
+		      link_known ? find_link(seen->generation, seen->ifindex) : NULL);
+	return wfp_arbitrate(&v);
+}
+
+static __always_inline int tc_packet(struct wfp_packet *p, const struct wfp_seen *seen,
+				     __u32 flags)
+{
+	__builtin_memcpy(p->local, seen->local, sizeof(p->local));
+	__builtin_memcpy(p->remote, seen->remote, sizeof(p->remote));
+	return pack(p, seen->layer, seen->ifindex, flags, 0, 0, 0, 0);
+}
+
+/* These two are functions of their own for the sake of the stack: what they need
+ * must not lie under what classifying needs. */
+__noinline __u64 wfp_tc_kept(const struct wfp_seen *seen, __u32 flags, __u64 stamp)
+{
+	struct wfp_packet p;
+
+	if (!seen || !tc_packet(&p, seen, flags))
+		return WFP_VERDICT_NOT_KEPT;
+	return find_verdict(&p, is_v6(seen->layer), stamp);
+}
+
+__noinline int wfp_tc_keep(const struct wfp_seen *seen, __u32 flags, __u64 stamp, __u64 verdict)
+{
+	struct wfp_packet p;
+
+	if (seen && tc_packet(&p, seen, flags))
+		keep_verdict(&p, is_v6(seen->layer), stamp, verdict);
+	return 0;
+}
+
+/* Whether an *_IPPACKET layer blocks the packet. */
+__noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp)
+{
+	__u32 generation = stamp_generation(stamp);
 	struct wfp_seen seen = {
 		.generation = generation,
 		.ifindex = skb->ifindex,
 		.outbound = outbound,
 	};
-	struct wfp_layer *layer;
 	struct wfp_link *link;
-	__u32 header;
+	__u64 verdict;
+	__u32 header, flags;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		seen.layer = outbound ? WFP_OUTBOUND_IPPACKET_V4 : WFP_INBOUND_IPPACKET_V4;
@@ -127,8 +176,7 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 genera
 		seen.layer = outbound ? WFP_OUTBOUND_IPPACKET_V6 : WFP_INBOUND_IPPACKET_V6;
 	else
 		return 0;
-	layer = find_layer(generation, seen.layer);
-	if (!layer)
+	if (!find_layer(generation, seen.layer))
 		return 0;
 	link = find_link(generation, seen.ifindex);
 	header = !link || link->flags & WFP_LINK_ETHERNET ? ETH_HLEN : 0;
@@ -141,22 +189,23 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u32 genera
 		count(WFP_COUNTER_UNREADABLE); /* whether it is a fragment is not known */
 		return 1;
 	}
-	v.layer = seen.layer;
-	put_addresses(&v, &seen, is_v6(seen.layer), layer->used);
-	put(&v, WFP_SLOT_FLAGS,
-	    (seen.ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0) |
-	    (!outbound && header == WFP_IP_FRAGMENT ? WFP_FLAG_IS_FRAGMENT : 0));
-	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen.ifindex, link);
-	return wfp_tc_report(&seen, wfp_arbitrate(&v));
+	flags = (seen.ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0) |
+		(!outbound && header == WFP_IP_FRAGMENT ? WFP_FLAG_IS_FRAGMENT : 0);
+	verdict = wfp_tc_kept(&seen, flags, stamp);
+	if (verdict == WFP_VERDICT_NOT_KEPT) {
+		verdict = wfp_tc_verdict(&seen, flags, !!link);
+		wfp_tc_keep(&seen, flags, stamp, verdict);
+	}
+	return wfp_tc_report(&seen, verdict);
 }
 
 SEC("tcx/ingress")
 int wfp_tc_ingress(struct __sk_buff *skb)
 {
-	__u32 generation = active_generation();
+	__u64 stamp = active_stamp();
 
-	if (wfp_tc_frame(skb, WFP_INBOUND_MAC_FRAME_ETHERNET, generation) ||
-	    wfp_tc_packet(skb, 0, generation))
+	if (wfp_tc_frame(skb, WFP_INBOUND_MAC_FRAME_ETHERNET, stamp_generation(stamp)) ||
+	    wfp_tc_packet(skb, 0, stamp))
 		return TC_DROP;
 	return TC_PASS;
 }
@@ -164,10 +213,10 @@ int wfp_tc_ingress(struct __sk_buff *skb)
 SEC("tcx/egress")
 int wfp_tc_egress(struct __sk_buff *skb)
 {
-	__u32 generation = active_generation();
+	__u64 stamp = active_stamp();
 
-	if (wfp_tc_packet(skb, 1, generation) ||
-	    wfp_tc_frame(skb, WFP_OUTBOUND_MAC_FRAME_ETHERNET, generation))
+	if (wfp_tc_packet(skb, 1, stamp) ||
+	    wfp_tc_frame(skb, WFP_OUTBOUND_MAC_FRAME_ETHERNET, stamp_generation(stamp)))
 		return TC_DROP;
 	return TC_PASS;
 }

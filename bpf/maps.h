@@ -12,7 +12,10 @@
 
 #define WFP_GENERATIONS 2
 
-/* key 0 -> generation in force, 0 or 1. Written by the loader: the commit. */
+/* key 0 -> the stamp: in its lower half the commit in force, of whose number the
+ * lowest bit is the generation; in its upper half how often what the tables say of
+ * the host has changed in it, and whether it is changing. Written by the loader: the
+ * commit. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -203,12 +206,23 @@ static __always_inline void count(__u32 counter)
 		(*n)++;
 }
 
-static __always_inline __u32 active_generation(void)
+/* No two states of the tables ever have the same stamp. */
+static __always_inline __u64 active_stamp(void)
 {
 	__u32 zero = 0;
-	__u64 *g = bpf_map_lookup_elem(&active, &zero);
+	__u64 *stamp = bpf_map_lookup_elem(&active, &zero);
 
-	return g ? (__u32)*g & (WFP_GENERATIONS - 1) : 0;
+	return stamp ? *(volatile __u64 *)stamp : 0;
+}
+
+static __always_inline __u32 stamp_generation(__u64 stamp)
+{
+	return (__u32)stamp & (WFP_GENERATIONS - 1);
+}
+
+static __always_inline __u32 active_generation(void)
+{
+	return stamp_generation(active_stamp());
 }
 
 static __always_inline __u32 layer_key(__u32 generation, __u32 layer)

@@ -59,6 +59,10 @@ const (
 	// SecondFlag marks it as one where the value's second word counts (WFP_SECOND).
 	SecondFlag = uint32(0x20000000)
 
+	// StampUnsettled marks a stamp while the tables in force are being changed
+	// (WFP_STAMP_UNSETTLED).
+	StampUnsettled = uint64(1) << 63
+
 	// NodeCells is the cells of a node (WFP_NODE_CELLS).
 	NodeCells = 256
 

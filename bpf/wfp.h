@@ -156,6 +156,10 @@ struct wfp_values {
 #define WFP_VERDICT_PERMIT (1ULL << 33)
 #define WFP_VERDICT_SOFT (1ULL << 34)  /* FWPS_RIGHT_ACTION_WRITE is still set */
 #define WFP_VERDICT_ERROR (1ULL << 35) /* the tables are inconsistent */
+#define WFP_VERDICT_ONCE (1ULL << 36) /* not to be kept for the next packet */
+
+/* The bit of a stamp while the tables in force are being changed. */
+#define WFP_STAMP_UNSETTLED (1ULL << 63)
 
 /* A verdict as the judge gives it to Go. */
 struct wfp_verdict {

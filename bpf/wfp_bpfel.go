@@ -402,6 +402,8 @@ const (
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
+	WFPMapVerdicts4           = "verdicts4"
+	WFPMapVerdicts6           = "verdicts6"
 	WFPProgWfpBind4           = "wfp_bind4"
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
@@ -535,6 +537,8 @@ type WFPMapSpecs struct {
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
+	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
 
 // WFPVariableSpecs contains global variables before they are loaded into the kernel.
@@ -606,6 +610,8 @@ type WFPMaps struct {
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
+	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
 
 func (m *WFPMaps) Close() error {
@@ -629,6 +635,8 @@ func (m *WFPMaps) Close() error {
 		m.Principals,
 		m.Routes,
 		m.Sockets,
+		m.Verdicts4,
+		m.Verdicts6,
 	)
 }
 

@@ -360,13 +360,47 @@ func (e *Engine) closeMaps() {
 
 // active is the number of the commit in force, 0 before the first.
 func (e *Engine) active() (generation uint64, err error) {
+	stamp, err := e.stamp()
+	return stamp % stampChange, err
+}
+
+// The stamp tells apart all states that the tables in force have had: a verdict
+// that the programs have kept counts under the stamp alone under which it was
+// made. Its lower half is the number of the commit.
+const stampChange = 1 << 32 // added for each change that was made to them
+
+func (e *Engine) stamp() (stamp uint64, err error) {
 	if e.foreign != nil {
 		return 0, e.foreign
 	}
 	if m := e.maps[bpf.WFPMapActive]; m != nil {
-		err = m.Lookup(uint32(0), &generation)
+		err = m.Lookup(uint32(0), &stamp)
 	}
-	return generation, err
+	return stamp, err
+}
+
+// changing is for who is about to change tables that are in force; changed must
+// follow. A process that dies in between leaves the programs without verdicts
+// that they kept, until somebody looks around or commits.
+func (e *Engine) changing() error {
+	stamp, err := e.stamp()
+	if err != nil || stamp == 0 {
+		return err // nothing is in force
+	}
+	return e.maps[bpf.WFPMapActive].Put(uint32(0), stamp|bpf.StampUnsettled)
+}
+
+// changed lets verdicts be kept again, if they were not, under a stamp that no
+// packet finds which may have met the tables as they were.
+func (e *Engine) changed() error {
+	stamp, err := e.stamp()
+	if err != nil || stamp&bpf.StampUnsettled == 0 {
+		return err
+	}
+	if err := e.gracePeriod(); err != nil {
+		return err
+	}
+	return e.maps[bpf.WFPMapActive].Put(uint32(0), stamp&^bpf.StampUnsettled+stampChange)
 }
 
 // hold takes the instance's lock and looks anew at what another process may
@@ -613,8 +647,9 @@ func (e *Engine) syncRoutes(h *netlink.Handle) error {
 	if err := table.fillSources(h); err != nil {
 		return err
 	}
-	_, err = syncMap(e.maps[bpf.WFPMapRoutes], table)
-	return err
+	// every generation has these
+	_, err = syncMap(e.maps[bpf.WFPMapRoutes], table, e.changing)
+	return errors.Join(err, e.changed())
 }
 
 func (e *Engine) configure(ephemeral portRange) error {
@@ -735,10 +770,10 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 	old.Generation, old.Unconfirmed = generation+1, false
 	// what the tables say of the host is as old as the policy is
 	principals, _ := old.Numbers.principals()
-	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals); err != nil {
+	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals, nil); err != nil {
 		return err
 	}
-	if _, err := syncTable(e, bpf.WFPMapLinks, old, linkTable(devs, old.linkPolicy())); err != nil {
+	if _, err := syncTable(e, bpf.WFPMapLinks, old, linkTable(devs, old.linkPolicy()), nil); err != nil {
 		return err
 	}
 	if err := e.syncRoutes(h); err != nil {

@@ -22,7 +22,7 @@ import (
 
 // The layout of an instance's files, which every version must keep to:
 //
-//	PINS/maps/NAME        the maps of bpf/maps.h, but for the judge's cases
+//	PINS/maps/NAME        the maps of bpf/maps.h and verdicts.h, but for the judge's cases
 //	PINS/links/HOOK[@IF]  the attachments; those without IF to the cgroup or, of
 //	                      netfilter, to the namespace
 //	RUN/instance.json     what is filtered

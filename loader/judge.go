@@ -146,6 +146,6 @@ func (e *Engine) Encode(layer layermap.LayerID, values []filter.Values) ([]bpf.V
 	return out, nil
 }
 
-// Maps returns the instance's maps by their names in bpf/maps.h, for programs
+// Maps returns the instance's maps by their names in bpf/, for programs
 // of benchmarks. The caller must not close them.
 func (e *Engine) Maps() map[string]*ebpf.Map { return e.maps }

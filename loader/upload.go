@@ -151,13 +151,14 @@ func innerHash[K comparable, V any](e *Engine, slot uint32, entries map[K]V) fun
 }
 
 // syncMap makes a map hold exactly the wanted entries. It reports how many it
-// changed.
-func syncMap[K, V comparable](m *ebpf.Map, want map[K]V) (changed int, err error) {
+// changed, and calls first, if there is such a function, before it changes any.
+func syncMap[K, V comparable](m *ebpf.Map, want map[K]V, first func() error) (changed int, err error) {
 	var (
 		k     K
 		v     V
 		stale []K
 		have  = map[K]V{}
+		fresh = map[K]V{}
 	)
 	it := m.Iterate()
 	for it.Next(&k, &v) {
@@ -170,9 +171,16 @@ func syncMap[K, V comparable](m *ebpf.Map, want map[K]V) (changed int, err error
 		return 0, err
 	}
 	for k, v := range want {
-		if old, ok := have[k]; ok && old == v {
-			continue
+		if old, ok := have[k]; !ok || old != v {
+			fresh[k] = v
 		}
+	}
+	if first != nil && len(fresh)+len(stale) > 0 {
+		if err := first(); err != nil {
+			return 0, err
+		}
+	}
+	for k, v := range fresh {
 		changed++
 		if err := m.Put(k, v); err != nil {
 			return changed, err

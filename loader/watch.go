@@ -159,18 +159,22 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 		sync func() (int, error)
 	}{
 		{"links", func() (int, error) {
-			return syncTable(e, bpf.WFPMapLinks, rec, linkTable(devs, rec.linkPolicy()))
+			return syncTable(e, bpf.WFPMapLinks, rec, linkTable(devs, rec.linkPolicy()), e.changing)
 		}},
-		{"executables and units", func() (int, error) { return syncTable(e, bpf.WFPMapPrincipals, rec, principals) }},
-		{"routes and addresses", func() (int, error) { return syncMap(e.maps[bpf.WFPMapRoutes], table) }},
+		{"executables and units", func() (int, error) { return syncTable(e, bpf.WFPMapPrincipals, rec, principals, e.changing) }},
+		{"routes and addresses", func() (int, error) { return syncMap(e.maps[bpf.WFPMapRoutes], table, e.changing) }},
 	} {
-		n, err := s.sync()
-		if err != nil {
-			return changes, fmt.Errorf("updating %s: %w", s.what, err)
-		}
+		n, syncErr := s.sync()
 		if n > 0 {
 			changes = append(changes, fmt.Sprintf("%s: %d entries changed", s.what, n))
 		}
+		if syncErr != nil {
+			err = fmt.Errorf("updating %s: %w", s.what, syncErr)
+			break
+		}
+	}
+	if err := errors.Join(err, e.changed()); err != nil {
+		return changes, err
 	}
 	want, missing, err := e.plan(rec.Layers, devs)
 	if err != nil {
@@ -183,11 +187,11 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 	return changes, errors.Join(err, e.tidy(want))
 }
 
-func syncTable[K, V comparable](e *Engine, name string, rec *record, want map[K]V) (int, error) {
+func syncTable[K, V comparable](e *Engine, name string, rec *record, want map[K]V, first func() error) (int, error) {
 	var m *ebpf.Map
 	if err := e.maps[name].Lookup(uint32(rec.Generation&1), &m); err != nil {
 		return 0, err
 	}
 	defer m.Close()
-	return syncMap(m, want)
+	return syncMap(m, want, first)
 }

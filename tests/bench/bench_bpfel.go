@@ -33,11 +33,14 @@ type benchBenchRule struct {
 }
 
 type benchBenchRun struct {
-	_       structs.HostLayout
-	Cases   uint32
-	Rules   uint32
-	Blocked uint64
-	Ns      uint64
+	_          structs.HostLayout
+	Cases      uint32
+	Rules      uint32
+	V6         uint32
+	Pad        uint32
+	Blocked    uint64
+	Classified uint64
+	Ns         uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -46,6 +49,7 @@ type benchBenchRun struct {
 const (
 	benchMapActive              = "active"
 	benchMapBenchCases          = "bench_cases"
+	benchMapBenchPackets        = "bench_packets"
 	benchMapBenchRules          = "bench_rules"
 	benchMapBranches            = "branches"
 	benchMapBuckets             = "buckets"
@@ -64,8 +68,13 @@ const (
 	benchMapPrincipals          = "principals"
 	benchMapRoutes              = "routes"
 	benchMapSockets             = "sockets"
+	benchMapVerdicts4           = "verdicts4"
+	benchMapVerdicts6           = "verdicts6"
 	benchProgBenchClassify      = "bench_classify"
 	benchProgBenchEmpty         = "bench_empty"
+	benchProgBenchKept          = "bench_kept"
+	benchProgBenchPack          = "bench_pack"
+	benchProgBenchPacket        = "bench_packet"
 	benchProgBenchScan          = "bench_scan"
 	benchVarLayoutAction        = "layout_action"
 	benchVarLayoutBranch        = "layout_branch"
@@ -137,6 +146,9 @@ type benchSpecs struct {
 type benchProgramSpecs struct {
 	BenchClassify *ebpf.ProgramSpec `ebpf:"bench_classify"`
 	BenchEmpty    *ebpf.ProgramSpec `ebpf:"bench_empty"`
+	BenchKept     *ebpf.ProgramSpec `ebpf:"bench_kept"`
+	BenchPack     *ebpf.ProgramSpec `ebpf:"bench_pack"`
+	BenchPacket   *ebpf.ProgramSpec `ebpf:"bench_packet"`
 	BenchScan     *ebpf.ProgramSpec `ebpf:"bench_scan"`
 }
 
@@ -144,26 +156,29 @@ type benchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
-	Active      *ebpf.MapSpec `ebpf:"active"`
-	BenchCases  *ebpf.MapSpec `ebpf:"bench_cases"`
-	BenchRules  *ebpf.MapSpec `ebpf:"bench_rules"`
-	Branches    *ebpf.MapSpec `ebpf:"branches"`
-	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
-	Cases       *ebpf.MapSpec `ebpf:"cases"`
-	Cells       *ebpf.MapSpec `ebpf:"cells"`
-	Config      *ebpf.MapSpec `ebpf:"config"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Cuts        *ebpf.MapSpec `ebpf:"cuts"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Filters     *ebpf.MapSpec `ebpf:"filters"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Generations *ebpf.MapSpec `ebpf:"generations"`
-	Hits        *ebpf.MapSpec `ebpf:"hits"`
-	Layers      *ebpf.MapSpec `ebpf:"layers"`
-	Links       *ebpf.MapSpec `ebpf:"links"`
-	Principals  *ebpf.MapSpec `ebpf:"principals"`
-	Routes      *ebpf.MapSpec `ebpf:"routes"`
-	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Active       *ebpf.MapSpec `ebpf:"active"`
+	BenchCases   *ebpf.MapSpec `ebpf:"bench_cases"`
+	BenchPackets *ebpf.MapSpec `ebpf:"bench_packets"`
+	BenchRules   *ebpf.MapSpec `ebpf:"bench_rules"`
+	Branches     *ebpf.MapSpec `ebpf:"branches"`
+	Buckets      *ebpf.MapSpec `ebpf:"buckets"`
+	Cases        *ebpf.MapSpec `ebpf:"cases"`
+	Cells        *ebpf.MapSpec `ebpf:"cells"`
+	Config       *ebpf.MapSpec `ebpf:"config"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Cuts         *ebpf.MapSpec `ebpf:"cuts"`
+	Events       *ebpf.MapSpec `ebpf:"events"`
+	Filters      *ebpf.MapSpec `ebpf:"filters"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Generations  *ebpf.MapSpec `ebpf:"generations"`
+	Hits         *ebpf.MapSpec `ebpf:"hits"`
+	Layers       *ebpf.MapSpec `ebpf:"layers"`
+	Links        *ebpf.MapSpec `ebpf:"links"`
+	Principals   *ebpf.MapSpec `ebpf:"principals"`
+	Routes       *ebpf.MapSpec `ebpf:"routes"`
+	Sockets      *ebpf.MapSpec `ebpf:"sockets"`
+	Verdicts4    *ebpf.MapSpec `ebpf:"verdicts4"`
+	Verdicts6    *ebpf.MapSpec `ebpf:"verdicts6"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -216,32 +231,36 @@ func (o *benchObjects) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
-	Active      *ebpf.Map `ebpf:"active"`
-	BenchCases  *ebpf.Map `ebpf:"bench_cases"`
-	BenchRules  *ebpf.Map `ebpf:"bench_rules"`
-	Branches    *ebpf.Map `ebpf:"branches"`
-	Buckets     *ebpf.Map `ebpf:"buckets"`
-	Cases       *ebpf.Map `ebpf:"cases"`
-	Cells       *ebpf.Map `ebpf:"cells"`
-	Config      *ebpf.Map `ebpf:"config"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Cuts        *ebpf.Map `ebpf:"cuts"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Filters     *ebpf.Map `ebpf:"filters"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Generations *ebpf.Map `ebpf:"generations"`
-	Hits        *ebpf.Map `ebpf:"hits"`
-	Layers      *ebpf.Map `ebpf:"layers"`
-	Links       *ebpf.Map `ebpf:"links"`
-	Principals  *ebpf.Map `ebpf:"principals"`
-	Routes      *ebpf.Map `ebpf:"routes"`
-	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Active       *ebpf.Map `ebpf:"active"`
+	BenchCases   *ebpf.Map `ebpf:"bench_cases"`
+	BenchPackets *ebpf.Map `ebpf:"bench_packets"`
+	BenchRules   *ebpf.Map `ebpf:"bench_rules"`
+	Branches     *ebpf.Map `ebpf:"branches"`
+	Buckets      *ebpf.Map `ebpf:"buckets"`
+	Cases        *ebpf.Map `ebpf:"cases"`
+	Cells        *ebpf.Map `ebpf:"cells"`
+	Config       *ebpf.Map `ebpf:"config"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Cuts         *ebpf.Map `ebpf:"cuts"`
+	Events       *ebpf.Map `ebpf:"events"`
+	Filters      *ebpf.Map `ebpf:"filters"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Generations  *ebpf.Map `ebpf:"generations"`
+	Hits         *ebpf.Map `ebpf:"hits"`
+	Layers       *ebpf.Map `ebpf:"layers"`
+	Links        *ebpf.Map `ebpf:"links"`
+	Principals   *ebpf.Map `ebpf:"principals"`
+	Routes       *ebpf.Map `ebpf:"routes"`
+	Sockets      *ebpf.Map `ebpf:"sockets"`
+	Verdicts4    *ebpf.Map `ebpf:"verdicts4"`
+	Verdicts6    *ebpf.Map `ebpf:"verdicts6"`
 }
 
 func (m *benchMaps) Close() error {
 	return _BenchClose(
 		m.Active,
 		m.BenchCases,
+		m.BenchPackets,
 		m.BenchRules,
 		m.Branches,
 		m.Buckets,
@@ -260,6 +279,8 @@ func (m *benchMaps) Close() error {
 		m.Principals,
 		m.Routes,
 		m.Sockets,
+		m.Verdicts4,
+		m.Verdicts6,
 	)
 }
 
@@ -299,6 +320,9 @@ type benchVariables struct {
 type benchPrograms struct {
 	BenchClassify *ebpf.Program `ebpf:"bench_classify"`
 	BenchEmpty    *ebpf.Program `ebpf:"bench_empty"`
+	BenchKept     *ebpf.Program `ebpf:"bench_kept"`
+	BenchPack     *ebpf.Program `ebpf:"bench_pack"`
+	BenchPacket   *ebpf.Program `ebpf:"bench_packet"`
 	BenchScan     *ebpf.Program `ebpf:"bench_scan"`
 }
 
@@ -306,6 +330,9 @@ func (p *benchPrograms) Close() error {
 	return _BenchClose(
 		p.BenchClassify,
 		p.BenchEmpty,
+		p.BenchKept,
+		p.BenchPack,
+		p.BenchPacket,
 		p.BenchScan,
 	)
 }

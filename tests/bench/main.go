@@ -116,7 +116,9 @@ func verdicts(ctx context.Context, set setting) (sections []section, err error) 
 		return nil, err
 	}
 	var list []result
-	for _, layer := range []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6} {
+	for _, layer := range []layermap.LayerID{
+		layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6, layermap.InboundTransportV4, layermap.InboundTransportV6,
+	} {
 		for _, n := range set.sizes {
 			l := layermap.ByID(layer)
 			r, err := measure(ctx, at, l, n, set.runs)

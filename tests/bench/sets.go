@@ -132,15 +132,15 @@ func measureSet(ctx context.Context, at loader.Target, layer *layermap.Layer, di
 			if err := e.Commit(ctx, p); err != nil {
 				return r, err
 			}
-			empty, _, err := b.run("empty", cases, setFilters)
+			empty, err := b.run("empty", cases, setFilters)
 			if err != nil {
 				return r, err
 			}
-			classify, _, err := b.run("classify", cases, setFilters)
+			classify, err := b.run("classify", cases, setFilters)
 			if err != nil {
 				return r, err
 			}
-			ns[i] = classify - empty
+			ns[i] = (float64(classify.Ns) - float64(empty.Ns)) / cases
 		}
 		r.without, r.added = append(r.without, ns[0]), append(r.added, ns[1]-ns[0])
 	}

@@ -171,6 +171,7 @@ func size(seed uint64) (subLayers int, filters map[layermap.LayerID]int) {
 type differ struct {
 	t         *testing.T
 	engine    *loader.Engine
+	ns        *testbed.Netns
 	layers    []*layermap.Layer
 	coverage  *coverage
 	pairs     int
@@ -194,7 +195,7 @@ func newDiffer(t *testing.T) *differ {
 		}
 		e.Close()
 	})
-	return &differ{t: t, engine: e, layers: live(), coverage: newCoverage()}
+	return &differ{t: t, engine: e, ns: ns, layers: live(), coverage: newCoverage()}
 }
 
 // round commits the policy of a seed and compares verdicts at each layer.
