@@ -65,7 +65,7 @@ static __always_inline int read_transport(struct wfp_bytes p, int offset,
 	case IPPROTO_DCCP:
 	case IPPROTO_SCTP:
 	case IPPROTO_UDPLITE:
-		if (load(p, offset, b, 4))
+		if (load_next(p, offset, h, b))
 			return -1;
 		port[0] = b[0] << 8 | b[1];
 		port[1] = b[2] << 8 | b[3];

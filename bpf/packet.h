@@ -17,6 +17,8 @@ struct wfp_headers {
 	__u8 v6;
 	__u8 syn; /* TCP: SYN without ACK */
 	__u8 fragment; /* enum wfp_fragment */
+	__u8 ahead; /* 1: what follows the fixed header was read with it, and is next */
+	__u8 next[4];
 };
 
 enum wfp_fragment {
@@ -52,10 +54,17 @@ static __always_inline void ip6_halves(const __u8 *bytes, __u64 out[2])
  * follows it, or -1 for what is not a whole IP header. */
 static __always_inline int read_ip(struct wfp_bytes p, int v6, int offset, struct wfp_headers *h)
 {
-	__u8 b[40];
+	int fixed = v6 ? 40 : 20;
+	__u8 b[44];
 
+	/* mostly ports follow: one call reads both */
+	h->ahead = !load(p, offset, b, fixed + 4);
+	if (!h->ahead && load(p, offset, b, fixed))
+		return -1;
+	if (h->ahead)
+		__builtin_memcpy(h->next, b + fixed, 4);
 	if (v6) {
-		if (load(p, offset, b, 40) || b[0] >> 4 != 6)
+		if (b[0] >> 4 != 6)
 			return -1;
 		h->v6 = 1;
 		h->protocol = b[6];
@@ -63,8 +72,10 @@ static __always_inline int read_ip(struct wfp_bytes p, int v6, int offset, struc
 		ip6_halves(b + 24, h->destination);
 		return offset + 40;
 	}
-	if (load(p, offset, b, 20) || b[0] >> 4 != 4)
+	if (b[0] >> 4 != 4)
 		return -1;
+	if ((b[0] & 15) != 5)
+		h->ahead = 0;
 	h->protocol = b[9];
 	h->fragment = (b[6] & 0x1f) | b[7] ? WFP_FRAGMENT_NEXT :
 		      b[6] & 0x20	   ? WFP_FRAGMENT_FIRST :
@@ -101,6 +112,7 @@ static __always_inline int skip_extensions(struct wfp_bytes p, int offset, struc
 			if (load(p, offset, b, 4))
 				return -1;
 			offset += 8;
+			h->ahead = 0;
 			h->fragment = b[2] || b[3] & 0xf8 ? WFP_FRAGMENT_NEXT :
 				      b[3] & 1		  ? WFP_FRAGMENT_FIRST :
 							    WFP_FRAGMENT_NOT;
@@ -113,8 +125,19 @@ static __always_inline int skip_extensions(struct wfp_bytes p, int offset, struc
 			return offset;
 		}
 		h->protocol = b[0];
+		h->ahead = 0;
 	}
 	return -1;
+}
+
+/* Loads the first four bytes of what follows the IP headers. */
+static __always_inline long load_next(struct wfp_bytes p, int offset, const struct wfp_headers *h,
+				      __u8 b[4])
+{
+	if (!h->ahead)
+		return load(p, offset, b, 4);
+	__builtin_memcpy(b, h->next, 4);
+	return 0;
 }
 
 /* Reads ports and, of TCP, whether it opens a connection. */
@@ -126,7 +149,7 @@ static __always_inline int read_ports(struct wfp_bytes p, int offset, struct wfp
 		if (load(p, offset, b, 14))
 			return -1;
 		h->syn = (b[13] & 0x12) == 0x02;
-	} else if (load(p, offset, b, 4)) {
+	} else if (load_next(p, offset, h, b)) {
 		return -1;
 	}
 	h->source_port = b[0] << 8 | b[1];

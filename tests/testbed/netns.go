@@ -61,10 +61,13 @@ func NewNetns(t testing.TB, suffix string) *Netns {
 		t.Fatalf("netlink in namespace %s: %v", n.Name, err)
 	}
 	err = n.Do(func() error {
-		for _, dev := range []string{"all", "default"} {
-			path := "/proc/sys/net/ipv6/conf/" + dev + "/accept_dad"
-			if err := os.WriteFile(path, []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
+		// A host that asks for routers makes traffic that no test has sent.
+		for _, setting := range []string{"accept_dad", "router_solicitations"} {
+			for _, dev := range []string{"all", "default"} {
+				path := "/proc/sys/net/ipv6/conf/" + dev + "/" + setting
+				if err := os.WriteFile(path, []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+					return err
+				}
 			}
 		}
 		return nil
