@@ -28,6 +28,8 @@ const (
 	MaxBuckets  = bpf.BucketPages * bpf.BucketPage
 	MaxBranches = bpf.BranchPages * bpf.BranchPage
 	MaxCuts     = bpf.CutPages * bpf.CutPage
+	// MaxCutsPerBranch is how many the programs can search.
+	MaxCutsPerBranch = bpf.MaxCuts
 )
 
 // tables is a compiled policy: what the maps of one generation hold.
