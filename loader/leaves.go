@@ -74,8 +74,8 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 	}
 	f.bits = newBitTable(groups, width)
 	if f.bits.full {
-		return fmt.Errorf("%w: the conditions on %s at %v tell too many values apart; use fewer different flag masks",
-			ErrLimit, f.field.Key, l.ID)
+		return fmt.Errorf("%w: the conditions on %s at %v need more than %d table nodes; use fewer different masks of flags or of addresses",
+			ErrLimit, f.field.Key, l.ID, MaxNodesPerField)
 	}
 	f.leaves = uint32(len(f.bits.classes.holds)) + 1
 	for class, held := range f.bits.classes.holds {
