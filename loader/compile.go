@@ -49,6 +49,13 @@ type tables struct {
 // portRange is net.ipv4.ip_local_port_range.
 type portRange struct{ low, high uint16 }
 
+// Check is the error that Commit would give for what a policy holds: ErrLimit, or a
+// condition that has no form in tables. It needs neither rights nor an instance.
+func Check(p *policy.Policy) error {
+	_, err := compile(p, portRange{}) // the range makes a flag, and no error
+	return err
+}
+
 // compile makes the tables of a policy.
 func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
 	t := &tables{
