@@ -22,6 +22,11 @@ var filterActions = map[Action]bool{
 // MaxWeightClass is the greatest UINT8 weight, FWPM_WEIGHT_RANGE_MAX.
 const MaxWeightClass = 15
 
+// MaxConditions is the most conditions of a filter. Windows documents none; rules of
+// its firewall list up to some thousand addresses. What is longer is a list of
+// addresses and has a form of its own, AddressSet.
+const MaxConditions = 1 << 14
+
 // problem is what a check finds: the code, what is wrong, and what to do.
 type problem struct {
 	err    error
@@ -68,6 +73,10 @@ func (f *Filter) check() *problem {
 	}
 	if p := checkWeight(f.Weight); p != nil {
 		return p
+	}
+	if n := len(f.Conditions); n > MaxConditions {
+		return &problem{ErrInvalidParameter, fmt.Sprintf("it has %d conditions, at most %d", n, MaxConditions),
+			"put addresses in a set, or make it several filters that share out the values of one field"}
 	}
 	for i := range f.Conditions {
 		if p := f.Conditions[i].check(layer); p != nil {

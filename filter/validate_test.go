@@ -120,6 +120,25 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestLimitOfConditions(t *testing.T) {
+	f := &Filter{Name: "Block a list", Layer: connectV4.ID, Action: ActionBlock}
+	for n := range MaxConditions + 1 {
+		f.Conditions = append(f.Conditions, Condition{"IP_REMOTE_ADDRESS", MatchEqual, U32(0x0a000000 + uint32(2*n))})
+	}
+	over := *f
+	f.Conditions = f.Conditions[:MaxConditions]
+	s := NewStore()
+	must(t, s.AddFilter(f))
+	err := s.AddFilter(&over)
+	const want = `filter "Block a list", layer FWPS_LAYER_ALE_AUTH_CONNECT_V4: it has 16385 conditions, at most 16384: FWP_E_INVALID_PARAMETER (0x80320035): a parameter is bad; put addresses in a set, or make it several filters that share out the values of one field`
+	if !errors.Is(err, ErrInvalidParameter) || err.Error() != want {
+		t.Errorf("error %v\nwant %s", err, want)
+	}
+	if n := len(s.Filters()); n != 1 {
+		t.Errorf("%d filters, want the one at the limit", n)
+	}
+}
+
 func TestErrorsNameTheObject(t *testing.T) {
 	f := &Filter{Name: "Block SMB", Layer: connectV4.ID, Action: ActionBlock, Conditions: []Condition{{"VLAN_ID", MatchEqual, U16(1)}}}
 	err := f.Validate()

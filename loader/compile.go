@@ -28,6 +28,8 @@ const (
 	MaxBuckets  = bpf.BucketPages * bpf.BucketPage
 	MaxBranches = bpf.BranchPages * bpf.BranchPage
 	MaxCuts     = bpf.CutPages * bpf.CutPage
+	// MaxCutsPerBranch is how many the programs can search.
+	MaxCutsPerBranch = bpf.MaxCuts
 )
 
 // tables is a compiled policy: what the maps of one generation hold.
@@ -46,6 +48,13 @@ type tables struct {
 
 // portRange is net.ipv4.ip_local_port_range.
 type portRange struct{ low, high uint16 }
+
+// Check is the error that Commit would give for what a policy holds: ErrLimit, or a
+// condition that has no form in tables. It needs neither rights nor an instance.
+func Check(p *policy.Policy) error {
+	_, err := compile(p, portRange{}) // the range makes a flag, and no error
+	return err
+}
 
 // compile makes the tables of a policy.
 func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
@@ -121,10 +130,10 @@ func (t *tables) compileLayer(s *filter.Store, l *layermap.Layer, ephemeral port
 // shared. It reports whether there were classes for them.
 func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRange, apart bool) (bool, error) {
 	if n := list[len(list)-1].subLayer + 1; n > MaxSubLayersPerLayer {
-		return true, fmt.Errorf("%w: %d sublayers with filters at %v, at most %d", ErrLimit, n, l.ID, MaxSubLayersPerLayer)
+		return true, fmt.Errorf("%w: %d sublayers with filters at %v, at most %d; bring filters together in fewer sublayers", ErrLimit, n, l.ID, MaxSubLayersPerLayer)
 	}
 	if len(list) > MaxFiltersPerLayer {
-		return true, fmt.Errorf("%w: %d filters at %v, at most %d", ErrLimit, len(list), l.ID, MaxFiltersPerLayer)
+		return true, fmt.Errorf("%w: %d filters at %v, at most %d; put addresses that share an action in a set, or values of a field in one filter", ErrLimit, len(list), l.ID, MaxFiltersPerLayer)
 	}
 	fields := testedFields(l, list, apart)
 	if apart && len(fields) > bpf.MaxFields {
@@ -166,12 +175,29 @@ func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRang
 			layer.Wides++
 		}
 	}
-	if len(t.cells) > MaxCells || len(t.buckets) > MaxBuckets || len(t.branches) > MaxBranches || len(t.cuts) > MaxCuts {
-		return true, fmt.Errorf("%w: the filters at %v need too large tables (%d cells, %d buckets, %d branches, %d cuts); use fewer filters with wide ranges that overlap, or smaller sets", ErrLimit, l.ID, len(t.cells), len(t.buckets), len(t.branches), len(t.cuts))
+	if err := t.fits(); err != nil {
+		return true, fmt.Errorf("%v: %w", l.ID, err)
 	}
 	t.counts[l.ID] = len(list)
 	t.layers[l.ID] = layer
 	return true, nil
+}
+
+// fits is ErrLimit where a table has outgrown the maps.
+func (t *tables) fits() error {
+	for _, table := range []struct {
+		of      string
+		n, most int
+	}{
+		{"cells", len(t.cells), MaxCells}, {"buckets", len(t.buckets), MaxBuckets},
+		{"branches", len(t.branches), MaxBranches}, {"cuts", len(t.cuts), MaxCuts},
+	} {
+		if table.n > table.most {
+			return fmt.Errorf("%w: the filters up to this layer need tables of %d %s, at most %d; put lists of addresses in sets, make large sets smaller, or use fewer ranges that overlap",
+				ErrLimit, table.n, table.of, table.most)
+		}
+	}
+	return nil
 }
 
 // effective returns the filters of a layer that can decide something here, in

@@ -72,6 +72,9 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 		}
 		waiting = append(waiting, b.Next)
 		if b.Count > 0 {
+			if b.Count > bpf.MaxCuts {
+				panic("more cuts than the programs can search")
+			}
 			cuts := t.cuts[b.Cuts : b.Cuts+b.Count]
 			n := sort.Search(len(cuts), func(i int) bool { return cuts[i].From > leaves[b.Field] })
 			waiting = append(waiting, cuts[n-1].Branch)

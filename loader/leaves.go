@@ -74,8 +74,8 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 	}
 	f.bits = newBitTable(groups, width)
 	if f.bits.full {
-		return fmt.Errorf("%w: the conditions on %s at %v tell too many values apart; use fewer different flag masks",
-			ErrLimit, f.field.Key, l.ID)
+		return fmt.Errorf("%w: the conditions on %s at %v need more than %d table nodes; use fewer different masks of flags or of addresses",
+			ErrLimit, f.field.Key, l.ID, MaxNodesPerField)
 	}
 	f.leaves = uint32(len(f.bits.classes.holds)) + 1
 	for class, held := range f.bits.classes.holds {
@@ -87,7 +87,7 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 }
 
 // numberValues asks the evaluator about each of the values that a number can
-// stand for, but for groups that name one value.
+// stand for, but for conditions that name one value.
 func (f *tested) numberValues(values []filter.Value) {
 	f.direct = true
 	f.leaves = uint32(len(values)) + 1
@@ -98,16 +98,25 @@ func (f *tested) numberValues(values []filter.Value) {
 		}
 	}
 	for g, conds := range f.groups {
-		if c := &conds[0]; len(conds) == 1 && c.Match == filter.MatchEqual && c.Value.Type == layermap.ByteBlob {
-			if leaf := known[string(c.Value.Bytes)]; leaf != 0 {
-				f.spans[g] = addLeaf(f.spans[g], leaf)
+		var leaves []uint32
+		var others []filter.Condition
+		for _, c := range conds {
+			if c.Match != filter.MatchEqual || c.Value.Type != layermap.ByteBlob {
+				others = append(others, c)
+			} else if leaf := known[string(c.Value.Bytes)]; leaf != 0 {
+				leaves = append(leaves, leaf)
 			}
-			continue
 		}
-		for i, v := range values {
-			if holds(conds, v) {
-				f.spans[g] = addLeaf(f.spans[g], uint32(i)+1)
+		if others != nil {
+			for i, v := range values {
+				if holds(others, v) {
+					leaves = append(leaves, uint32(i)+1)
+				}
 			}
+		}
+		slices.Sort(leaves)
+		for _, leaf := range slices.Compact(leaves) {
+			f.spans[g] = addLeaf(f.spans[g], leaf)
 		}
 	}
 }

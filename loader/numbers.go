@@ -99,7 +99,7 @@ func numberIdentities(p *policy.Policy) (*numbers, error) {
 		n.PackageSIDs = append(n.PackageSIDs, packages[unit])
 	}
 	if tokens := n.tokens(); tokens > MaxTokens {
-		return nil, fmt.Errorf("%w: the policy names %d users, %d groups and %d services, whose combinations are %d, at most %d",
+		return nil, fmt.Errorf("%w: the policy names %d users, %d groups and %d services, whose combinations are %d, at most %d; name groups instead of their users",
 			ErrLimit, len(n.UIDs)-1, len(n.GIDs)-1, len(n.Services)-1, tokens, MaxTokens)
 	}
 	return n, nil

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"container/heap"
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
@@ -173,6 +174,10 @@ func (s *search) tree(items []item, next uint32, depth int) uint32 {
 				continue
 			}
 			cuts, left := s.choose(list, f, depth+1)
+			if len(cuts) > MaxCutsPerBranch {
+				s.err = fmt.Errorf("%w: the conditions on %s need a branch with %d cuts, at most %d; put lists of addresses in sets",
+					ErrLimit, s.fields[f].field.Key, len(cuts), MaxCutsPerBranch)
+			}
 			items = append(items, left...)
 			s.fields[f].compared = true
 			choices = append(choices, bpf.Branch{

@@ -60,7 +60,8 @@ permit in a sublayer above all others at the ALE layers, at the TRANSPORT layers
 where the policy has filters there, and, with @CIDR, for all packets from and to
 those addresses at the IPPACKET layers. It does not reach filters on MAC frames.
 
---dry-run only reports, and needs no root.`,
+--dry-run only reports, and needs no root. It fails where apply would because the
+policy exceeds a limit.`,
 		Example: `  wfpebpf apply policy.yaml --dry-run
   wfpebpf apply wfpstate.xml --map map.yaml --iface eth0 --failsafe tcp/22
   wfpebpf apply policy.yaml --confirm 30s
@@ -141,7 +142,8 @@ func (a *application) run(cmd *cobra.Command, files []string) error {
 		return blocked
 	}
 	if a.dryRun {
-		return nil
+		defer slowly(cmd.ErrOrStderr(), fmt.Sprintf("compiling %d filters", len(p.Store.Filters())))()
+		return loader.Check(p)
 	}
 	return a.commit(cmd, engine, release, p)
 }
