@@ -107,7 +107,7 @@ enum wfp_limit {
 	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
 	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
 	/* pages of the tables of a generation, and entries of a page, a power of two */
-	WFP_PAGES_cells = 256,
+	WFP_PAGES_cells = 512,
 	WFP_PAGE_cells = 65536,
 	WFP_PAGES_buckets = 1024,
 	WFP_PAGE_buckets = 1024,

@@ -243,7 +243,7 @@ const (
 	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 12
 	WFPWfpLimitWFP_MAX_CUTS_LOG   WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
-	WFPWfpLimitWFP_PAGES_cells    WFPWfpLimit = 256
+	WFPWfpLimitWFP_PAGES_cells    WFPWfpLimit = 512
 	WFPWfpLimitWFP_PAGE_cells     WFPWfpLimit = 65536
 	WFPWfpLimitWFP_PAGES_buckets  WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_buckets   WFPWfpLimit = 1024

@@ -340,8 +340,8 @@ func TestLimitsOfTables(t *testing.T) {
 	}{
 		// each address takes tables of its own below the first
 		{"cells", func(tab *tables) int { return len(tab.cells) }, MaxCells, func(p *limited, n int) {
-			p.shares(layers4[:1], n, 4096, func(i int) filter.Condition { return remote(scatter(i)) })
-		}, 12, 16, transport4, remote(scatter(5)), remote(scatter(12 * 4096))},
+			p.shares(layers4[:2], n, 4096, func(i int) filter.Condition { return remote(scatter(i)) })
+		}, 12, 31, transport4, remote(scatter(5)), remote(scatter(12 * 4096))},
 		// each address takes one for its second half
 		{"buckets", func(tab *tables) int { return len(tab.buckets) }, MaxBuckets, func(p *limited, n int) {
 			set := is("IP_REMOTE_ADDRESS", ipv6Set(p.t, n))

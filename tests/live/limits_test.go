@@ -118,6 +118,7 @@ var pastLimits = []struct {
 				conditions[i] = remoteAddress((4096*n+i)<<16 + 1)
 			}
 			p.add(layermap.ALEAuthConnectV4, filter.ActionPermit, conditions...)
+			p.add(layermap.ALEAuthRecvAcceptV4, filter.ActionPermit, conditions...)
 		}
 	}},
 	{"buckets", func(p *sized) {
