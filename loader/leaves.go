@@ -232,16 +232,16 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 	if width < 8 {
 		field.Shift = uint8(64-8*width) - place.Shift
 	}
+	skip := 0
+	if f.bits != nil {
+		skip = f.bits.skip
+		field.Shift += uint8(8 * skip)
+	}
 	if width > bpf.Levels {
 		if width > 8 || !t.layPoints(f, &field, end) {
 			field.Root = t.layNodes(f, width, end.label)
 		}
 		return field
-	}
-	skip := 0
-	if f.bits != nil {
-		skip = f.bits.skip
-		field.Shift += uint8(8 * skip)
 	}
 	shape := f.shape(width - skip)
 	copy(field.Bits[:], shape)
