@@ -97,7 +97,8 @@ enum wfp_limit {
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
 	WFP_BUCKET_BOUNDS = 7,
 	WFP_MAX_DEPTH = 20,      /* nodes on the way to a leaf */
-	WFP_MAX_WIDE = 6,        /* fields of one layer that have more than four bytes */
+	WFP_MAX_WIDE = 7,        /* of those, of more than four bytes: two addresses, each with
+				  * sets apart, two LUIDs and an epoch */
 	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
 	WFP_LEVELS = 4,          /* tables on the way to a leaf, at most */
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
@@ -205,7 +206,7 @@ struct wfp_layer {
 	__u32 used;      /* bit s: some filter tests slot s */
 	__u32 flags;     /* enum wfp_layer_flag */
 	__u8 wide[WFP_MAX_WIDE]; /* which fields have no levels */
-	__u16 wides;     /* how many */
+	__u8 wides;      /* how many */
 	struct wfp_field field[WFP_MAX_FIELDS];
 };
 

@@ -5,8 +5,10 @@ package loader
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 
+	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
@@ -154,5 +156,34 @@ func TestBitsOfAWideField(t *testing.T) {
 	m.add(0, filter.ActionPermit, cond("IP_LOCAL_INTERFACE", filter.MatchFlagsAnySet, filter.U64(0x100)))
 	m.add(1, filter.ActionPermit, cond("IP_LOCAL_INTERFACE", filter.MatchFlagsNoneSet, filter.U64(0x8000)))
 	m.check(t, 2000)
+}
+
+// A layer can have ranges of every field of more than four bytes, and sets of
+// addresses besides.
+func TestEveryWideField(t *testing.T) {
+	address := netip.MustParseAddr("2001:db8::1")
+	var b filter.SetBuilder
+	if err := b.Add(address, address); err != nil {
+		t.Fatal(err)
+	}
+	set := filter.SetValue(b.Set("one", ""))
+	for _, id := range []layermap.LayerID{layermap.ALEAuthConnectV6, layermap.ALEAuthRecvAcceptV6} {
+		m := newMade(id, 1)
+		for i := range m.l.Fields {
+			f := &m.l.Fields[i]
+			switch {
+			case m.l.Source(f.Key).Kind != layermap.Filled:
+			case f.DataType == layermap.ByteArray16:
+				m.add(0, filter.ActionBlock, cond(f.Key, filter.MatchEqual, set))
+				m.add(1, filter.ActionPermit, cond(f.Key, filter.MatchGreater, filter.Addr16(address)))
+			case f.DataType == layermap.Uint64:
+				m.add(1, filter.ActionPermit, cond(f.Key, filter.MatchGreater, filter.U64(5)))
+			}
+		}
+		tab, _ := m.check(t, 2000)
+		if wides := tab.layers[id].Wides; int(wides) != bpf.MaxWide {
+			t.Errorf("%v: %d wide fields are tested, want %d", m.l.ID, wides, bpf.MaxWide)
+		}
+	}
 }
 
