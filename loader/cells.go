@@ -17,22 +17,51 @@ const (
 	fewPorts      = 64
 	fewAddresses  = 64
 	manyAddresses = 2048
+	// manyCells is from how many cells on a field of four bytes begins with a table
+	// of 4 MiB, where that saves room: addresses from everywhere would take tables
+	// of 256 cells for each network of 16 bits.
+	manyCells = 1 << 21
 )
 
 // shape is how many bits of a value choose in each of the tables that lead to a
 // field's leaves.
-func (f *tested) shape(width int) []uint8 {
+func (f *tested) shape(width int, end ends) []uint8 {
 	switch {
 	case f.bits == nil && width == 2 && f.leaves > fewPorts:
 		return []uint8{16}
 	case f.bits == nil && width == 4 && f.sets && f.leaves > manyAddresses:
 		return []uint8{16, 6, 5, 5} // equal tables are shared: the last two are few
 	case f.bits == nil && width == 4 && f.leaves > manyAddresses:
-		return []uint8{16, 8, 4, 4}
+		shape := []uint8{16, 8, 4, 4}
+		if scattered := []uint8{20, 4, 4, 4}; f.room(shape, end) > max(manyCells, f.room(scattered, end)) {
+			return scattered
+		}
+		return shape
 	case f.bits == nil && width == 4 && f.leaves > fewAddresses:
 		return []uint8{16, 8, 8}
 	}
 	return []uint8{8, 8, 8, 8}[:width]
+}
+
+// room is about how many cells tables of a shape take for a field of four bytes.
+func (f *tested) room(shape []uint8, end ends) int {
+	cells, left := 1<<shape[0], 32
+	for level, bits := range shape[:len(shape)-1] {
+		left -= int(bits)
+		size := 1 << shape[level+1]
+		if level+2 == len(shape) && end.heads != nil {
+			size *= 2
+		}
+		last := uint64(1) << 32 // no value
+		for i := range f.starts {
+			start := uint64(binary.BigEndian.Uint32(f.starts[i][:4]))
+			// a table for values that a stretch begins among
+			if at := start >> left; at<<left != start && at != last {
+				cells, last = cells+size, at
+			}
+		}
+	}
+	return cells
 }
 
 // ends is what the last look-up of a field finds: the leaf, or what stands for it,

@@ -243,7 +243,7 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 		}
 		return field
 	}
-	shape := f.shape(width - skip)
+	shape := f.shape(width-skip, end)
 	copy(field.Bits[:], shape)
 	field.Levels = uint8(len(shape))
 	field.Root = t.layLevels(f, width, shape, end)
