@@ -235,7 +235,6 @@ const (
 	WFPWfpLimitWFP_BUCKET_BOUNDS  WFPWfpLimit = 7
 	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_WIDE       WFPWfpLimit = 7
-	WFPWfpLimitWFP_MAX_WIDTH      WFPWfpLimit = 16
 	WFPWfpLimitWFP_LEVELS         WFPWfpLimit = 4
 	WFPWfpLimitWFP_CLASS_WORDS    WFPWfpLimit = 4
 	WFPWfpLimitWFP_CANDIDATES     WFPWfpLimit = 3
@@ -249,7 +248,7 @@ const (
 	WFPWfpLimitWFP_PAGE_buckets   WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGES_branches WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_branches  WFPWfpLimit = 1024
-	WFPWfpLimitWFP_PAGES_cuts     WFPWfpLimit = 256
+	WFPWfpLimitWFP_PAGES_cuts     WFPWfpLimit = 128
 	WFPWfpLimitWFP_PAGE_cuts      WFPWfpLimit = 8192
 	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
