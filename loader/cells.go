@@ -107,6 +107,7 @@ type levelled struct {
 	same   [][]uint32        // by levels that are left: cell before leaf n, 0: not laid
 	nodes  map[uint32]uint32 // bits: first cell of a node's table
 	shared map[string]uint32 // of sets: first cell of a table by its level and content
+	first  [256]uint32       // of sets: the first leaf of a class
 }
 
 // share gives the table that was laid last, from a cell on, the place of an equal
@@ -130,6 +131,11 @@ func (t *tables) layLevels(f *tested, width int, shape []uint8, end ends) uint32
 	l := &levelled{
 		t: t, f: f, shape: shape, end: end,
 		same: make([][]uint32, bpf.Levels), nodes: map[uint32]uint32{}, shared: map[string]uint32{},
+	}
+	if f.sets {
+		for leaf := len(f.classOf) - 1; leaf >= 0; leaf-- {
+			l.first[f.classOf[leaf]] = uint32(leaf)
+		}
 	}
 	if f.bits != nil {
 		if root := f.bits.root; root&bpf.Leaf == 0 {
@@ -218,7 +224,7 @@ func (l *levelled) bitTable(node uint32, level int) (first uint32) {
 // whatever the value.
 func (l *levelled) constant(leaf uint32, left int) uint32 {
 	if l.f.sets { // leaves of one class lead to the same
-		leaf = uint32(slices.Index(l.f.classOf, l.f.classOf[leaf]))
+		leaf = l.first[l.f.classOf[leaf]]
 	}
 	if l.same[left-1] == nil {
 		l.same[left-1] = make([]uint32, l.f.leaves)

@@ -14,6 +14,7 @@ import (
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
+	"github.com/wfpebpf/wfpebpf/tests/random"
 )
 
 // made is a policy of a test: filters at one layer, heaviest first.
@@ -390,5 +391,42 @@ func TestTooManyFlagsAreRefused(t *testing.T) {
 	}
 	if _, err := compile(m.p, portRange{32768, 60999}); !errors.Is(err, ErrLimit) {
 		t.Errorf("compiled: %v, want %v", err, ErrLimit)
+	}
+}
+
+// What stands for a token in the eyes of an access list is granted what the token is.
+func TestTokensThatAreAlike(t *testing.T) {
+	g := random.New(3)
+	p := g.Large(random.ShapeHost, 2, map[layermap.LayerID]int{layermap.ALEAuthConnectV4: 300})
+	n, err := numberIdentities(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := n.values(layermap.SlotUser)
+	lists, reduced := 0, 0
+	for _, f := range p.Store.Layer(layermap.ALEAuthConnectV4) {
+		for i := range f.Conditions {
+			if f.Conditions[i].Value.SD == nil {
+				continue
+			}
+			lists++
+			conds := f.Conditions[i : i+1]
+			alike := n.alike(conds)
+			for token, v := range tokens {
+				like := alike(token)
+				if like > token || alike(like) != like {
+					t.Fatalf("token %d is alike %d, which does not come first", token, like)
+				}
+				if like < token {
+					reduced++
+				}
+				if got, want := holds(conds, tokens[like]), holds(conds, v); got != want {
+					t.Fatalf("token %v is granted %t, that stands for it, %v, %t by %v", v, want, tokens[like], got, f.Conditions[i])
+				}
+			}
+		}
+	}
+	if lists == 0 || reduced == 0 {
+		t.Errorf("%d access lists, %d tokens that others stand for", lists, reduced)
 	}
 }

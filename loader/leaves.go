@@ -47,7 +47,7 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 		}
 	}
 	if values := t.numbers.values(f.src.Slot); values != nil && l.Family != layermap.AnyFamily {
-		f.numberValues(values)
+		f.numberValues(values, t.numbers)
 		return nil
 	}
 	width, ok := widths[f.field.DataType]
@@ -88,7 +88,7 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 
 // numberValues asks the evaluator about each of the values that a number can
 // stand for, but for groups that name one value.
-func (f *tested) numberValues(values []filter.Value) {
+func (f *tested) numberValues(values []filter.Value, n *numbers) {
 	f.direct = true
 	f.leaves = uint32(len(values)) + 1
 	known := map[string]uint32{}
@@ -104,8 +104,19 @@ func (f *tested) numberValues(values []filter.Value) {
 			}
 			continue
 		}
+		alike := func(i int) int { return i }
+		if f.src.Slot == layermap.SlotUser {
+			alike = n.alike(conds)
+		}
+		held := make([]bool, len(values))
 		for i, v := range values {
-			if holds(conds, v) {
+			// what a value is like comes before it
+			if like := alike(i); like < i {
+				held[i] = held[like]
+			} else {
+				held[i] = holds(conds, v)
+			}
+			if held[i] {
 				f.spans[g] = addLeaf(f.spans[g], uint32(i)+1)
 			}
 		}
