@@ -46,7 +46,7 @@ type search struct {
 	heads  [][]uint32  // by field, by leaf: branch; nil: the field does not lead in
 	shares [][]float64 // by field and group: how much of the leaves it holds in
 
-	tableCells int // of tables that were laid, about
+	tableCells int // of tables laid by groups that some candidates could have replaced
 
 	tests map[string]int32 // of rest
 	id    []byte
@@ -344,8 +344,12 @@ func (s *search) tabled(f *tested, group int32, candidates int) bool {
 	if _, laid := f.tables[group]; laid || candidates > manyPieces {
 		return true
 	}
-	s.tableCells += int(f.leaves) / 32
-	return s.tableCells <= tableRoom
+	size := int(f.leaves+31) / 32
+	if s.tableCells+size > tableRoom {
+		return false
+	}
+	s.tableCells += size
+	return true
 }
 
 // leafTable is the first cell of a bit a leaf: whether a group holds.
