@@ -355,7 +355,6 @@ static __always_inline int consider(struct wfp_values *v, const struct wfp_candi
 	if (c->flags & WFP_CANDIDATE_TABLE) {
 		__u32 *cell = find_cells(v->generation, c->low[0] + a / 32);
 
-
 		if (!cell)
 			return 0;
 		failed |= (__u64)(*cell >> (a & 31) & 1) - 1;

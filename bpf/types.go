@@ -46,9 +46,6 @@ const (
 	ClassWords   = int(WFPWfpLimitWFP_CLASS_WORDS)
 	Candidates   = int(WFPWfpLimitWFP_CANDIDATES)
 	Pending      = int(WFPWfpLimitWFP_PENDING)
-	Span         = int(WFPWfpLimitWFP_SPAN)
-	MaxBranches  = int(WFPWfpLimitWFP_MAX_BRANCHES)
-	MaxCuts      = 1 << int(WFPWfpLimitWFP_MAX_CUTS_LOG)
 	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
 	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
 
@@ -73,7 +70,6 @@ const (
 	KeyBlock    = uint32(2)
 	KeyHard     = uint32(1)
 	KeyNone     = ^uint32(0)
-	MaxPlaces   = 1 << (KeySubLayer - KeyPlace)
 
 	BucketBounds = int(WFPWfpLimitWFP_BUCKET_BOUNDS)
 

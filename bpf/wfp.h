@@ -97,8 +97,8 @@ enum wfp_limit {
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
 	WFP_BUCKET_BOUNDS = 7,
 	WFP_MAX_DEPTH = 20,      /* nodes on the way to a leaf */
-	WFP_MAX_WIDE = 6,        /* fields of one layer that have more than four bytes */
-	WFP_MAX_WIDTH = 16,      /* bytes of the widest field, an IPv6 address */
+	WFP_MAX_WIDE = 7,        /* of those, of more than four bytes: two addresses, each with
+				  * sets apart, two LUIDs and an epoch */
 	WFP_LEVELS = 4,          /* tables on the way to a leaf, at most */
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
 	WFP_CANDIDATES = 3,      /* of a branch: two lines of the processor's cache */
@@ -113,7 +113,7 @@ enum wfp_limit {
 	WFP_PAGE_buckets = 1024,
 	WFP_PAGES_branches = 1024,
 	WFP_PAGE_branches = 1024,
-	WFP_PAGES_cuts = 256,
+	WFP_PAGES_cuts = 128,
 	WFP_PAGE_cuts = 8192,
 	WFP_PAGES_filters = 1024,
 	WFP_PAGE_filters = 8192,
@@ -122,6 +122,11 @@ enum wfp_limit {
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
 };
+
+_Static_assert(WFP_PAGES_branches * WFP_PAGE_branches <= WFP_MAX_BRANCHES,
+	       "a search comes to its end: it visits no branch twice");
+_Static_assert(WFP_PAGES_cuts * WFP_PAGE_cuts <= 1 << WFP_MAX_CUTS_LOG,
+	       "all cuts of a branch can be told apart");
 
 #define WFP_LEAF 0x80000000U   /* a node's entry is a leaf */
 #define WFP_BUCKET 0x40000000U /* a node's entry is a bucket, not a node */
@@ -214,7 +219,7 @@ struct wfp_layer {
 	__u32 used;      /* bit s: some filter tests slot s */
 	__u32 flags;     /* enum wfp_layer_flag */
 	__u8 wide[WFP_MAX_WIDE]; /* which fields have no levels */
-	__u16 wides;     /* how many */
+	__u8 wides;      /* how many */
 	struct wfp_field field[WFP_MAX_FIELDS];
 };
 

@@ -193,8 +193,8 @@ type WFPWfpLayer struct {
 	Root      uint32
 	Used      uint32
 	Flags     uint32
-	Wide      [6]uint8
-	Wides     uint16
+	Wide      [7]uint8
+	Wides     uint8
 	Field     [20]WFPWfpField
 }
 
@@ -234,8 +234,7 @@ const (
 	WFPWfpLimitWFP_MAX_SUBLAYERS  WFPWfpLimit = 64
 	WFPWfpLimitWFP_BUCKET_BOUNDS  WFPWfpLimit = 7
 	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 20
-	WFPWfpLimitWFP_MAX_WIDE       WFPWfpLimit = 6
-	WFPWfpLimitWFP_MAX_WIDTH      WFPWfpLimit = 16
+	WFPWfpLimitWFP_MAX_WIDE       WFPWfpLimit = 7
 	WFPWfpLimitWFP_LEVELS         WFPWfpLimit = 4
 	WFPWfpLimitWFP_CLASS_WORDS    WFPWfpLimit = 4
 	WFPWfpLimitWFP_CANDIDATES     WFPWfpLimit = 3
@@ -249,7 +248,7 @@ const (
 	WFPWfpLimitWFP_PAGE_buckets   WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGES_branches WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_branches  WFPWfpLimit = 1024
-	WFPWfpLimitWFP_PAGES_cuts     WFPWfpLimit = 256
+	WFPWfpLimitWFP_PAGES_cuts     WFPWfpLimit = 128
 	WFPWfpLimitWFP_PAGE_cuts      WFPWfpLimit = 8192
 	WFPWfpLimitWFP_PAGES_filters  WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_filters   WFPWfpLimit = 8192

@@ -18,6 +18,7 @@ type group struct {
 // holds lists for each class the groups that hold in it, ascending.
 type classes struct {
 	holds [][]int32
+	held  int // groups in all of holds, and 16 for the room that each takes besides
 	known map[string]uint32
 	id    []byte
 }
@@ -37,6 +38,7 @@ func (c *classes) class(holds []int32) uint32 {
 	n := uint32(len(c.holds))
 	c.known[string(c.id)] = n
 	c.holds = append(c.holds, slices.Clone(holds))
+	c.held += 16 + len(holds)
 	return n
 }
 
@@ -52,6 +54,10 @@ type bitTable struct {
 	memo    map[string]uint32
 	full    bool // the budget of nodes is used up: the result is void
 }
+
+// maxHeld bounds the memory that classes take before there are too many nodes: some
+// 200 MB.
+const maxHeld = 1 << 24
 
 func newBitTable(groups []group, width int) *bitTable {
 	t := &bitTable{width: width, groups: groups, skip: width - 1, memo: map[string]uint32{}}
@@ -144,7 +150,7 @@ func (t *bitTable) descend(depth int, holds []int32, open []residual) uint32 {
 		return at
 	}
 	at := uint32(len(t.nodes))
-	if t.full = t.full || at >= MaxNodesPerField; t.full {
+	if t.full = t.full || at >= MaxNodesPerField || t.classes.held > maxHeld; t.full {
 		return bpf.Leaf
 	}
 	t.nodes = append(t.nodes, [256]uint32{})

@@ -17,22 +17,51 @@ const (
 	fewPorts      = 64
 	fewAddresses  = 64
 	manyAddresses = 2048
+	// manyCells is from how many cells on a field of four bytes begins with a table
+	// of 4 MiB, where that saves room: addresses from everywhere would take tables
+	// of 256 cells for each network of 16 bits.
+	manyCells = 1 << 21
 )
 
 // shape is how many bits of a value choose in each of the tables that lead to a
 // field's leaves.
-func (f *tested) shape(width int) []uint8 {
+func (f *tested) shape(width int, end ends) []uint8 {
 	switch {
 	case f.bits == nil && width == 2 && f.leaves > fewPorts:
 		return []uint8{16}
 	case f.bits == nil && width == 4 && f.sets && f.leaves > manyAddresses:
 		return []uint8{16, 6, 5, 5} // equal tables are shared: the last two are few
 	case f.bits == nil && width == 4 && f.leaves > manyAddresses:
-		return []uint8{16, 8, 4, 4}
+		shape := []uint8{16, 8, 4, 4}
+		if scattered := []uint8{20, 4, 4, 4}; f.room(shape, end) > max(manyCells, f.room(scattered, end)) {
+			return scattered
+		}
+		return shape
 	case f.bits == nil && width == 4 && f.leaves > fewAddresses:
 		return []uint8{16, 8, 8}
 	}
 	return []uint8{8, 8, 8, 8}[:width]
+}
+
+// room is about how many cells tables of a shape take for a field of four bytes.
+func (f *tested) room(shape []uint8, end ends) int {
+	cells, left := 1<<shape[0], 32
+	for level, bits := range shape[:len(shape)-1] {
+		left -= int(bits)
+		size := 1 << shape[level+1]
+		if level+2 == len(shape) && end.heads != nil {
+			size *= 2
+		}
+		last := uint64(1) << 32 // no value
+		for i := range f.starts {
+			start := uint64(binary.BigEndian.Uint32(f.starts[i][:4]))
+			// a table for values that a stretch begins among
+			if at := start >> left; at<<left != start && at != last {
+				cells, last = cells+size, at
+			}
+		}
+	}
+	return cells
 }
 
 // ends is what the last look-up of a field finds: the leaf, or what stands for it,
@@ -78,6 +107,7 @@ type levelled struct {
 	same   [][]uint32        // by levels that are left: cell before leaf n, 0: not laid
 	nodes  map[uint32]uint32 // bits: first cell of a node's table
 	shared map[string]uint32 // of sets: first cell of a table by its level and content
+	first  [256]uint32       // of sets: the first leaf of a class
 }
 
 // share gives the table that was laid last, from a cell on, the place of an equal
@@ -101,6 +131,11 @@ func (t *tables) layLevels(f *tested, width int, shape []uint8, end ends) uint32
 	l := &levelled{
 		t: t, f: f, shape: shape, end: end,
 		same: make([][]uint32, bpf.Levels), nodes: map[uint32]uint32{}, shared: map[string]uint32{},
+	}
+	if f.sets {
+		for leaf := len(f.classOf) - 1; leaf >= 0; leaf-- {
+			l.first[f.classOf[leaf]] = uint32(leaf)
+		}
 	}
 	if f.bits != nil {
 		if root := f.bits.root; root&bpf.Leaf == 0 {
@@ -189,7 +224,7 @@ func (l *levelled) bitTable(node uint32, level int) (first uint32) {
 // whatever the value.
 func (l *levelled) constant(leaf uint32, left int) uint32 {
 	if l.f.sets { // leaves of one class lead to the same
-		leaf = uint32(slices.Index(l.f.classOf, l.f.classOf[leaf]))
+		leaf = l.first[l.f.classOf[leaf]]
 	}
 	if l.same[left-1] == nil {
 		l.same[left-1] = make([]uint32, l.f.leaves)

@@ -28,8 +28,6 @@ const (
 	MaxBuckets  = bpf.BucketPages * bpf.BucketPage
 	MaxBranches = bpf.BranchPages * bpf.BranchPage
 	MaxCuts     = bpf.CutPages * bpf.CutPage
-	// MaxCutsPerBranch is how many the programs can search.
-	MaxCutsPerBranch = bpf.MaxCuts
 )
 
 // tables is a compiled policy: what the maps of one generation hold.
@@ -165,9 +163,6 @@ func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRang
 	}
 	search := newSearch(t, fields, list)
 	layer.Root = search.build()
-	if search.err != nil {
-		return true, fmt.Errorf("%v: %w", l.ID, search.err)
-	}
 	for i, f := range fields {
 		layer.Field[i] = t.layField(f, search.heads[i])
 		if layer.Field[i].Levels == 0 && layer.Field[i].Flags&bpf.FieldPoints == 0 {

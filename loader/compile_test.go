@@ -12,12 +12,13 @@ import (
 	"github.com/wfpebpf/wfpebpf/tests/random"
 )
 
-// judge is wfp_arbitrate (bpf/classify.h) in Go.
-func (t *tables) judge(c *bpf.Case) Verdict {
-	v := Verdict{Action: filter.ActionNoneNoMatch, Soft: true}
+// judge is wfp_arbitrate (bpf/classify.h) in Go. It also returns how many branches
+// were visited.
+func (t *tables) judge(c *bpf.Case) (v Verdict, visits int) {
+	v = Verdict{Action: filter.ActionNoneNoMatch, Soft: true}
 	l := t.layers[layermap.LayerID(c.Values.Layer)]
 	if l == nil {
-		return v
+		return v, 0
 	}
 	var classes classMask
 	leaves := make([]uint32, l.Fields)
@@ -50,6 +51,7 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 		if at == 0 {
 			continue
 		}
+		visits++
 		b := &t.branches[at]
 		for _, c := range b.Candidate {
 			if c.Key == bpf.KeyNone {
@@ -72,7 +74,7 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 		}
 		waiting = append(waiting, b.Next)
 		if b.Count > 0 {
-			if b.Count > bpf.MaxCuts {
+			if int(b.Count) > MaxCuts {
 				panic("more cuts than the programs can search")
 			}
 			cuts := t.cuts[b.Cuts : b.Cuts+b.Count]
@@ -96,7 +98,7 @@ func (t *tables) judge(c *bpf.Case) Verdict {
 			break
 		}
 	}
-	return v
+	return v, visits
 }
 
 // leafOf is field_leaf (bpf/classify.h) in Go.
@@ -188,7 +190,7 @@ func TestTablesAgreeWithTheEvaluator(t *testing.T) {
 			for range 100 {
 				values := g.Values(l)
 				want := filter.Arbitrate(p.Store, id, values, nil)
-				got := tab.judge(tab.numbers.caseOf(l, values))
+				got, _ := tab.judge(tab.numbers.caseOf(l, values))
 				if got.Action != want.Action || want.Filter != nil && got.Filter != want.Filter.ID || got.Soft != want.Soft {
 					t.Fatalf("seed %d, %v: tables say %v by %d, the evaluator %v by %v\nvalues %v",
 						seed, id, got.Action, got.Filter, want.Action, want.Filter, values)

@@ -568,6 +568,9 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 		return err
 	}
 	principals, _ := rec.Numbers.principals()
+	if err := e.in.loseTables(generation - 1); err != nil {
+		return err
+	}
 	if err := e.upload(uint32(rec.Generation&1), t, linkTable(devs, rec.linkPolicy()), principals); err != nil {
 		return err
 	}
@@ -757,7 +760,7 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 		return err
 	}
 	// The tables of the generation before still stand in the other slot, which
-	// is also that of the next.
+	// is also that of the next, unless a commit that failed has filled that.
 	h, devs, err := e.links()
 	if err != nil {
 		return err
@@ -768,8 +771,13 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 		return err
 	}
 	old.Generation, old.Unconfirmed = generation+1, false
-	// what the tables say of the host is as old as the policy is
 	principals, _ := old.Numbers.principals()
+	if e.in.lostTables(generation - 1) {
+		if err := e.fillAgain(old, generation-1, devs, principals); err != nil {
+			return err
+		}
+	}
+	// what the tables say of the host is as old as the policy is
 	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals, nil); err != nil {
 		return err
 	}
@@ -780,6 +788,27 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 		return err
 	}
 	return e.putInForce(context.Background(), old, want, missing, generation, generation-1)
+}
+
+// fillAgain makes the tables of a commit that was in force again, for the commit that
+// its record is of now.
+func (e *Engine) fillAgain(rec *record, committed uint64, devs []device, principals map[bpf.Principal]uint32) error {
+	now := rec.Generation
+	rec.Generation = committed // its sets lie under that
+	p, err := e.policy(rec)
+	rec.Generation = now
+	if err != nil {
+		return err
+	}
+	ephemeral, err := e.ns.ephemeral()
+	if err != nil {
+		return err
+	}
+	t, err := compile(p, ephemeral)
+	if err != nil {
+		return err
+	}
+	return e.upload(uint32(now&1), t, linkTable(devs, rec.linkPolicy()), principals)
 }
 
 // tidy detaches the hooks that are not wanted any more.
@@ -1008,6 +1037,11 @@ func (e *Engine) Policy() (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	return e.policy(rec)
+}
+
+// policy is the policy that a record is of.
+func (e *Engine) policy(rec *record) (*policy.Policy, error) {
 	if err := e.in.loadSets(rec); err != nil {
 		return nil, err
 	}

@@ -168,6 +168,21 @@ func (in *instance) recordPath(generation uint64) string {
 	return filepath.Join(in.run, fmt.Sprintf("policy-%d.json", generation))
 }
 
+func (in *instance) lostPath(generation uint64) string {
+	return filepath.Join(in.run, fmt.Sprintf("lost-%d", generation))
+}
+
+// loseTables notes that the tables of a commit are about to be overwritten by those
+// of one that may fail: a roll-back must make them again.
+func (in *instance) loseTables(generation uint64) error {
+	if !exists(in.recordPath(generation)) {
+		return nil
+	}
+	return os.WriteFile(in.lostPath(generation), nil, 0o600)
+}
+
+func (in *instance) lostTables(generation uint64) bool { return exists(in.lostPath(generation)) }
+
 func (in *instance) readRecord(generation uint64) (*record, error) {
 	r := &record{}
 	if err := readJSON(in.recordPath(generation), r); err != nil {

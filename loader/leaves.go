@@ -47,7 +47,7 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 		}
 	}
 	if values := t.numbers.values(f.src.Slot); values != nil && l.Family != layermap.AnyFamily {
-		f.numberValues(values)
+		f.numberValues(values, t.numbers)
 		return nil
 	}
 	width, ok := widths[f.field.DataType]
@@ -88,7 +88,7 @@ func (t *tables) number(l *layermap.Layer, f *tested) error {
 
 // numberValues asks the evaluator about each of the values that a number can
 // stand for, but for conditions that name one value.
-func (f *tested) numberValues(values []filter.Value) {
+func (f *tested) numberValues(values []filter.Value, n *numbers) {
 	f.direct = true
 	f.leaves = uint32(len(values)) + 1
 	known := map[string]uint32{}
@@ -108,8 +108,19 @@ func (f *tested) numberValues(values []filter.Value) {
 			}
 		}
 		if others != nil {
+			alike := func(i int) int { return i }
+			if f.src.Slot == layermap.SlotUser {
+				alike = n.alike(others)
+			}
+			held := make([]bool, len(values))
 			for i, v := range values {
-				if holds(others, v) {
+				// what a value is like comes before it
+				if like := alike(i); like < i {
+					held[i] = held[like]
+				} else {
+					held[i] = holds(others, v)
+				}
+				if held[i] {
 					leaves = append(leaves, uint32(i)+1)
 				}
 			}
@@ -241,18 +252,18 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 	if width < 8 {
 		field.Shift = uint8(64-8*width) - place.Shift
 	}
+	skip := 0
+	if f.bits != nil {
+		skip = f.bits.skip
+		field.Shift += uint8(8 * skip)
+	}
 	if width > bpf.Levels {
 		if width > 8 || !t.layPoints(f, &field, end) {
 			field.Root = t.layNodes(f, width, end.label)
 		}
 		return field
 	}
-	skip := 0
-	if f.bits != nil {
-		skip = f.bits.skip
-		field.Shift += uint8(8 * skip)
-	}
-	shape := f.shape(width - skip)
+	shape := f.shape(width-skip, end)
 	copy(field.Bits[:], shape)
 	field.Levels = uint8(len(shape))
 	field.Root = t.layLevels(f, width, shape, end)

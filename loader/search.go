@@ -6,7 +6,7 @@ import (
 	"cmp"
 	"container/heap"
 	"encoding/binary"
-	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
@@ -21,11 +21,19 @@ const (
 	maxDepth = 4
 	maxHeads = bpf.Pending - maxDepth
 	// mostShare is of how many of a field's leaves a filter may be looked at and the
-	// field still leads to it.
-	mostShare = 0.5
+	// field still leads to it; where manyFilters are left, any less than all will do.
+	mostShare   = 0.5
+	manyFilters = 32
 	// manyPieces is how many places a filter may take where it can be tested by a
 	// class or a table as well.
 	manyPieces = 64
+	// maxPieces is how many places all filters together may take of a field before
+	// those that take many are tested by a table: 10,000 filters may name a set of
+	// 100,000 addresses each.
+	maxPieces = 1 << 21
+	// tableRoom is how many cells the tables of a layer take that are laid although
+	// some more candidates would do.
+	tableRoom = 1 << 20
 )
 
 // search builds the branches of a layer: what of its filters is looked at for
@@ -37,7 +45,8 @@ type search struct {
 	list   []compiled
 	heads  [][]uint32  // by field, by leaf: branch; nil: the field does not lead in
 	shares [][]float64 // by field and group: how much of the leaves it holds in
-	err    error
+
+	tableCells int // of tables laid by groups that some candidates could have replaced
 
 	tests map[string]int32 // of rest
 	id    []byte
@@ -52,6 +61,12 @@ type item struct {
 func newSearch(t *tables, fields []*tested, list []compiled) *search {
 	s := &search{t: t, fields: fields, list: list, heads: make([][]uint32, len(fields)), tests: map[string]int32{}}
 	s.shares = make([][]float64, len(fields))
+	places := make([]int, len(fields))
+	for i := range list {
+		for _, w := range list[i].wants {
+			places[w.field] += len(fields[w.field].spans[w.group])
+		}
+	}
 	for i, f := range fields {
 		s.shares[i] = make([]float64, len(f.groups))
 		for g, spans := range f.spans {
@@ -60,7 +75,7 @@ func newSearch(t *tables, fields []*tested, list []compiled) *search {
 				covered += sp.high - sp.low + 1
 			}
 			s.shares[i][g] = float64(covered) / float64(f.leaves)
-			if f.sets || len(spans) > manyPieces && (f.starts == nil || f.denied[int32(g)] != nil) {
+			if f.sets || len(spans) > manyPieces && (f.starts == nil || f.denied[int32(g)] != nil || places[i] > maxPieces) {
 				s.shares[i][g] = 1
 			}
 		}
@@ -74,14 +89,14 @@ func (s *search) build() uint32 {
 	for i := range items {
 		items[i].filter = int32(i)
 	}
-	leads := s.leads(items, maxHeads)
+	leads := s.leads(items, maxHeads, mostShare)
 	rest := leads[len(s.fields)]
 	for f, list := range leads[:len(s.fields)] {
 		if list == nil {
 			continue
 		}
 		heads := make([]uint32, s.fields[f].leaves)
-		cuts, left := s.choose(list, f, 1)
+		cuts, left := s.choose(list, f, 1, exact)
 		for i, c := range cuts {
 			end := uint32(len(heads))
 			if i+1 < len(cuts) {
@@ -103,8 +118,9 @@ func sortItems(items []item) {
 }
 
 // leads shares filters out to the fields that tell most values apart for each,
-// and those that no field does much for, or too few, to the last list.
-func (s *search) leads(items []item, most int) [][]item {
+// and those that each is looked at for too large a share of, or too few, to the last
+// list.
+func (s *search) leads(items []item, most int, share float64) [][]item {
 	leads := make([][]item, len(s.fields)+1)
 	last := len(s.fields)
 	if len(items) <= fewFilters {
@@ -117,7 +133,7 @@ func (s *search) leads(items []item, most int) [][]item {
 			leads[f] = nil
 		}
 		for _, it := range items {
-			f := s.lead(it, allowed)
+			f := s.lead(it, allowed, share)
 			leads[f] = append(leads[f], it)
 		}
 		// drop the weakest field, if it is too weak or one too many
@@ -140,8 +156,8 @@ func (s *search) leads(items []item, most int) [][]item {
 
 // lead is the field for whose values a filter is looked at least often, or the
 // number of fields.
-func (s *search) lead(it item, allowed uint32) int {
-	best, share := len(s.fields), mostShare
+func (s *search) lead(it item, allowed uint32, share float64) int {
+	best := len(s.fields)
 	for _, w := range s.list[it.filter].wants {
 		if (allowed&^it.done)>>w.field&1 != 0 && s.shares[w.field][w.group] < share {
 			best, share = int(w.field), s.shares[w.field][w.group]
@@ -162,31 +178,39 @@ func (s *search) spans(it item, field int) []span {
 // tree lays branches for some filters, in evaluation order; after them the search
 // goes on with next.
 func (s *search) tree(items []item, next uint32, depth int) uint32 {
-	if len(items) == 0 || s.err != nil {
+	if len(items) == 0 {
 		return next
 	}
 	var choices []bpf.Branch
-	if depth < maxDepth && len(items) > fewFilters {
-		leads := s.leads(items, maxDepth)
+	lay := func(list []item, field int, how fit) []item {
+		cuts, left := s.choose(list, field, depth+1, how)
+		s.fields[field].compared = true
+		choices = append(choices, bpf.Branch{
+			Cuts: uint32(len(s.t.cuts)), Count: uint32(len(cuts)), Field: uint32(field),
+		})
+		s.t.cuts = append(s.t.cuts, cuts...)
+		return left
+	}
+	share := mostShare
+	for depth < maxDepth && len(items) > fewFilters {
+		leads := s.leads(items, maxDepth, share)
 		items = leads[len(s.fields)]
 		for f, list := range leads[:len(s.fields)] {
 			if list == nil {
 				continue
 			}
-			cuts, left := s.choose(list, f, depth+1)
-			if len(cuts) > MaxCutsPerBranch {
-				s.err = fmt.Errorf("%w: the conditions on %s need a branch with %d cuts, at most %d; put lists of addresses in sets",
-					ErrLimit, s.fields[f].field.Key, len(cuts), MaxCutsPerBranch)
+			left := lay(list, f, exact)
+			if len(left) > fewFilters {
+				left = lay(left, f, blocks)
 			}
 			items = append(items, left...)
-			s.fields[f].compared = true
-			choices = append(choices, bpf.Branch{
-				Cuts: uint32(len(s.t.cuts)), Count: uint32(len(cuts)), Field: uint32(f),
-			})
-			s.t.cuts = append(s.t.cuts, cuts...)
 		}
-		sortItems(items)
+		if share == 1 || len(items) <= manyFilters {
+			break
+		}
+		share = 1
 	}
+	sortItems(items)
 	for _, b := range choices {
 		b.Next = next
 		for n := range b.Candidate {
@@ -294,7 +318,7 @@ func (s *search) candidates(cs []bpf.Candidate, it item) []bpf.Candidate {
 		}
 		f.compared = true
 		n := len(f.spans[w.group])
-		if n != 1 && combinations*n > fewSpans {
+		if n != 1 && combinations*n > fewSpans && s.tabled(f, w.group, combinations*n) {
 			table := compare{field: uint8(w.field), span: span{0, ^uint32(0)}, table: s.t.leafTable(f, w.group)}
 			compares, spans = append(compares, table), append(spans, nil)
 			continue
@@ -312,6 +336,20 @@ func (s *search) candidates(cs []bpf.Candidate, it item) []bpf.Candidate {
 		cs = appendTests(cs, key, &deny, compares)
 	}
 	return cs
+}
+
+// tabled reports whether a group is looked up in a table, rather than compared in so
+// many candidates. Tables of fields with many leaves are large.
+func (s *search) tabled(f *tested, group int32, candidates int) bool {
+	if _, laid := f.tables[group]; laid || candidates > manyPieces {
+		return true
+	}
+	size := int(f.leaves+31) / 32
+	if s.tableCells+size > tableRoom {
+		return false
+	}
+	s.tableCells += size
+	return true
 }
 
 // leafTable is the first cell of a bit a leaf: whether a group holds.
@@ -400,15 +438,32 @@ type nest struct {
 	branch uint32
 }
 
+// fit is how closely the leaves for which a filter is looked at fit those it wants.
+type fit int
+
+const (
+	exact  fit = iota // it is not compared any more
+	blocks            // two blocks around each span, which always nest: it is compared
+)
+
 // choose lays what a field leads to: for each leaf the filters that want it, the
 // wider spans around narrower ones once. left is filters whose spans overlap the
 // others' too much for that.
-func (s *search) choose(items []item, field, depth int) (cuts []bpf.Cut, left []item) {
+func (s *search) choose(items []item, field, depth int, how fit) (cuts []bpf.Cut, left []item) {
 	var all pieces
 	for _, it := range items {
-		it.done |= 1 << field
+		if how == exact {
+			it.done |= 1 << field
+		}
 		for _, sp := range s.spans(it, field) {
-			all = append(all, piece{sp, it})
+			if how == exact {
+				all = append(all, piece{sp, it})
+				continue
+			}
+			for _, b := range blocksAround(sp) {
+				b.high = min(b.high, s.fields[field].leaves-1)
+				all = append(all, piece{b, it})
+			}
 		}
 	}
 	slices.SortFunc(all, before)
@@ -418,7 +473,7 @@ func (s *search) choose(items []item, field, depth int) (cuts []bpf.Cut, left []
 		rest  pieces  // of pieces that were cut off
 		// where nests begin and end
 		ways   = []bpf.Cut{{}}
-		budget = 8*len(all) + 1024
+		budget = min(8*len(all)+1024, max(0, MaxBranches-len(s.t.branches))/8)
 	)
 	lead := func(from uint32, to int32) {
 		if n := len(ways) - 1; ways[n].From == from {
@@ -496,8 +551,8 @@ func (s *search) choose(items []item, field, depth int) (cuts []bpf.Cut, left []
 	for i := range nests {
 		n := &nests[i]
 		next := uint32(0)
-		if around := s.around(nests, n); around >= 0 {
-			next = nests[around].branch
+		if n.around = s.around(nests, n); n.around >= 0 {
+			next = nests[n.around].branch
 		}
 		sortItems(n.items)
 		n.branch = s.tree(n.items, next, depth)
@@ -513,6 +568,21 @@ func (s *search) choose(items []item, field, depth int) (cuts []bpf.Cut, left []
 	}
 	sortItems(left)
 	return cuts, slices.CompactFunc(left, func(a, b item) bool { return a.filter == b.filter })
+}
+
+// blocksAround is the two halves of the least block of leaves around a span, a power
+// of two of them, or what blocks within those its parts lie in.
+func blocksAround(sp span) []span {
+	around := func(low, high uint32) span {
+		n := bits.Len32(low ^ high)
+		return span{low >> n << n, low | (1<<n - 1)}
+	}
+	n := bits.Len32(sp.low ^ sp.high)
+	if n == 0 {
+		return []span{sp}
+	}
+	middle := sp.high >> (n - 1) << (n - 1)
+	return []span{around(sp.low, middle-1), around(middle, sp.high)}
 }
 
 // shadows reports whether a filter makes another one idle wherever both are looked
@@ -540,6 +610,7 @@ func (s *search) shadowed(nests []nest, open []int32, it item) (end uint32, ok b
 }
 
 // around is the nest to go on with after one: what is idle beside it is left out.
+// That goes for what was left out beside those as well.
 func (s *search) around(nests []nest, n *nest) int32 {
 	at := n.around
 	for at >= 0 && len(n.items) <= fewFilters {

@@ -101,6 +101,7 @@ func (in *instance) loadSets(r *record) error {
 // removeRecord removes what is kept of a commit.
 func (in *instance) removeRecord(generation uint64) {
 	os.Remove(in.recordPath(generation))
+	os.Remove(in.lostPath(generation))
 	files, _ := filepath.Glob(filepath.Join(in.run, fmt.Sprintf("set-%d-*", generation)))
 	for _, file := range files {
 		os.Remove(file)

@@ -273,6 +273,41 @@ func TestInstanceRollback(t *testing.T) {
 	}
 }
 
+// A commit that fails has filled the tables of the policy before the one in force. A
+// roll-back still puts that in force, and not what was refused.
+func TestInstanceRollbackAfterAFailedCommit(t *testing.T) {
+	b := newBed(t)
+	p, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(peer, 8080, 8081, 8082)
+	f := b.families()[0]
+	file := filepath.Join(t.TempDir(), "listed")
+	if err := os.WriteFile(file, []byte("10.0.0.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.apply("sets: {a: {file: " + file + "}}\nfilters:\n" + rule("BLOCK", "Block the set", atConnect, 0, "{IP_REMOTE_ADDRESS: {set: a}}") +
+		rule("BLOCK", "Block it", atConnect, 0, "{IP_REMOTE_PORT: 8081}"))
+	b.apply(blocks(atConnect, "{IP_REMOTE_PORT: 8080}"))
+	// no record can be written where a directory is
+	obstacle := filepath.Join("/run/wfpebpf", filepath.Base(b.pins()), "policy-3.json")
+	if err := os.Mkdir(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.engine.Commit(context.Background(), b.load(blocks(atConnect, "{IP_REMOTE_PORT: 8082}"), nil)); err == nil {
+		t.Fatal("the commit did not fail")
+	}
+	if err := os.Remove(obstacle); err != nil {
+		t.Fatal(err)
+	}
+	denied.want(t, p.Connect(f.tcp, at(f.peer, 8080)))
+	if err := b.engine.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	passes.want(t, p.Connect(f.tcp, at(f.peer, 8080)))
+	denied.want(t, p.Connect(f.tcp, at(f.peer, 8081)))
+	passes.want(t, p.Connect(f.tcp, at(f.peer, 8082)))
+	b.wantBlock("ALE_AUTH_CONNECT_V4", "Block it")
+}
+
 // A policy that comes back knows the links that are new since it went.
 func TestInstanceRollbackIsCurrent(t *testing.T) {
 	b := newBed(t)

@@ -112,13 +112,17 @@ var pastLimits = []struct {
 		}
 	}},
 	{"cells", func(p *sized) {
-		for n := range 16 {
+		for n := range 31 {
 			conditions := make([]filter.Condition, 4096)
 			for i := range conditions {
-				conditions[i] = remoteAddress((4096*n+i)<<16 + 1)
+				conditions[i] = remoteAddress((4096*n+i)<<15 + 1)
 			}
-			p.add(layermap.ALEAuthConnectV4, filter.ActionPermit, conditions...)
-			p.add(layermap.ALEAuthRecvAcceptV4, filter.ActionPermit, conditions...)
+			for _, l := range []layermap.LayerID{
+				layermap.ALEAuthConnectV4, layermap.ALEAuthRecvAcceptV4, layermap.InboundTransportV4,
+				layermap.OutboundTransportV4, layermap.InboundIPPacketV4, layermap.OutboundIPPacketV4,
+			} {
+				p.add(l, filter.ActionPermit, conditions...)
+			}
 		}
 	}},
 	{"buckets", func(p *sized) {
@@ -285,7 +289,7 @@ func TestMostCuts(t *testing.T) {
 	l := layermap.ByID(layermap.InboundTransportV4)
 	// each address is told from its neighbours, two cuts, and no two filters are alike
 	const groups, locals = 257, 1000
-	const each = loader.MaxCutsPerBranch / 2 / groups
+	const each = loader.MaxCuts / 2 / groups
 	for g := range groups {
 		conditions := []filter.Condition{localAddress(locals)}
 		for i := range each {
