@@ -71,6 +71,23 @@ func (b *bed) sendBehind(t *testing.T, out *tap, port layers.UDPPort, kinds []la
 	}
 }
 
+// extensionHeaders are chains before a datagram's ports, and whether they can be read
+// to their end.
+var extensionHeaders = []struct {
+	name     string
+	kinds    []layers.IPProtocol
+	readable bool
+}{
+	{"none", nil, true},
+	{"hop by hop", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop}, true},
+	{"destination options", []layers.IPProtocol{layers.IPProtocolIPv6Destination}, true},
+	{"routing", []layers.IPProtocol{layers.IPProtocolIPv6Routing}, true},
+	{"the only fragment", []layers.IPProtocol{layers.IPProtocolIPv6Fragment}, true},
+	{"three kinds", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop, layers.IPProtocolIPv6Destination, layers.IPProtocolIPv6Fragment}, true},
+	{"seven", slices.Repeat([]layers.IPProtocol{layers.IPProtocolIPv6Destination}, 7), true},
+	{"nine", slices.Repeat([]layers.IPProtocol{layers.IPProtocolIPv6Destination}, 9), false},
+}
+
 // A datagram does not get past the filters by what stands before its ports. A
 // packet that nobody can read to its end is dropped and counted.
 func TestAcceptExtensionHeaders(t *testing.T) {
@@ -80,7 +97,6 @@ func TestAcceptExtensionHeaders(t *testing.T) {
 	open := b.open(host, "udp6", fmt.Sprintf("[%s]:8080", b.hostEnd.V6))
 	shut := b.open(host, "udp6", fmt.Sprintf("[%s]:8081", b.hostEnd.V6))
 
-	const destination = layers.IPProtocolIPv6Destination
 	send := func(t *testing.T, port layers.UDPPort, kinds []layers.IPProtocol) {
 		t.Helper()
 		b.sendBehind(t, out, port, kinds)
@@ -90,22 +106,8 @@ func TestAcceptExtensionHeaders(t *testing.T) {
 		_, _, err := host.Receive(s, testbed.Options{Timeout: o.limit})
 		o.want(t, err)
 	}
-	rows := []struct {
-		name     string
-		kinds    []layers.IPProtocol
-		readable bool
-	}{
-		{"none", nil, true},
-		{"hop by hop", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop}, true},
-		{"destination options", []layers.IPProtocol{destination}, true},
-		{"routing", []layers.IPProtocol{layers.IPProtocolIPv6Routing}, true},
-		{"the only fragment", []layers.IPProtocol{layers.IPProtocolIPv6Fragment}, true},
-		{"three kinds", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop, destination, layers.IPProtocolIPv6Fragment}, true},
-		{"seven", slices.Repeat([]layers.IPProtocol{destination}, 7), true},
-		{"nine", slices.Repeat([]layers.IPProtocol{destination}, 9), false},
-	}
 	t.Run("without a policy", func(t *testing.T) {
-		for _, row := range rows {
+		for _, row := range extensionHeaders {
 			t.Run(row.name, func(t *testing.T) {
 				send(t, 8081, row.kinds)
 				wants(t, shut, passes) // the stack takes them all
@@ -113,7 +115,7 @@ func TestAcceptExtensionHeaders(t *testing.T) {
 		}
 	})
 	b.apply(blocks("ALE_AUTH_RECV_ACCEPT_V6", "{IP_LOCAL_PORT: 8081}"))
-	for _, row := range rows {
+	for _, row := range extensionHeaders {
 		t.Run(row.name, func(t *testing.T) {
 			b.events()
 			before, lost := b.state().Unreadable, uint64(0)
@@ -133,7 +135,7 @@ func TestAcceptExtensionHeaders(t *testing.T) {
 		})
 	}
 	b.apply(blocks("INBOUND_IPPACKET_V6", "{FLAGS: [IS_FRAGMENT]}"))
-	for _, row := range rows {
+	for _, row := range extensionHeaders {
 		t.Run("looking for fragments, "+row.name, func(t *testing.T) {
 			send(t, 8080, row.kinds)
 			if row.readable {

@@ -95,20 +95,27 @@ func TestIPPacketConditions(t *testing.T) {
 		}
 		t.Run(name+row.conditions, func(t *testing.T) {
 			b.apply(blocks(row.layers, row.conditions))
-			for _, f := range b.families() {
-				for _, o := range []struct {
-					name  string
-					calls []call
-					want  outcome
-				}{{"blocks " + f.name, row.blocked, dropped}, {"permits " + f.name, row.passed, passes}} {
-					t.Run(o.name, func(t *testing.T) {
-						ofHost := func(c call) bool { return c.from == nil }
-						each(t, peer, f, slices.DeleteFunc(slices.Clone(o.calls), ofHost), o.want)
-						each(t, p, f, slices.DeleteFunc(slices.Clone(o.calls), func(c call) bool { return !ofHost(c) }), o.want)
-					})
-				}
-			}
+			b.callAll(t, p, peer, row.blocked, row.passed)
 		})
+	}
+}
+
+// callAll makes calls that a policy blocks, then such as it permits: those without a
+// source from the host, the others from the peer.
+func (b *bed) callAll(t *testing.T, host, peer *testbed.Proc, blocked, passed []call) {
+	t.Helper()
+	ofHost := func(c call) bool { return c.from == nil }
+	for _, f := range b.families() {
+		for _, o := range []struct {
+			name  string
+			calls []call
+			want  outcome
+		}{{"blocks " + f.name, blocked, dropped}, {"permits " + f.name, passed, passes}} {
+			t.Run(o.name, func(t *testing.T) {
+				each(t, peer, f, slices.DeleteFunc(slices.Clone(o.calls), ofHost), o.want)
+				each(t, host, f, slices.DeleteFunc(slices.Clone(o.calls), func(c call) bool { return !ofHost(c) }), o.want)
+			})
+		}
 	}
 }
 

@@ -272,19 +272,7 @@ func TestTransportConditions(t *testing.T) {
 	} {
 		t.Run(row.conditions, func(t *testing.T) {
 			b.apply(blocks(atTransportIn, row.conditions))
-			for _, f := range b.families() {
-				for _, o := range []struct {
-					name  string
-					calls []call
-					want  outcome
-				}{{"blocks " + f.name, row.blocked, dropped}, {"permits " + f.name, row.passed, passes}} {
-					t.Run(o.name, func(t *testing.T) {
-						ofHost := func(c call) bool { return c.from == nil }
-						each(t, peer, f, slices.DeleteFunc(slices.Clone(o.calls), ofHost), o.want)
-						each(t, host, f, slices.DeleteFunc(slices.Clone(o.calls), func(c call) bool { return !ofHost(c) }), o.want)
-					})
-				}
-			}
+			b.callAll(t, host, peer, row.blocked, row.passed)
 		})
 	}
 }
@@ -590,21 +578,7 @@ func TestTransportExtensionHeaders(t *testing.T) {
 	open := b.open(host, "udp6", fmt.Sprintf("[%s]:8080", b.hostEnd.V6))
 	shut := b.open(host, "udp6", fmt.Sprintf("[%s]:8081", b.hostEnd.V6))
 	b.apply(blocks("INBOUND_TRANSPORT_V6", "{IP_LOCAL_PORT: 8081}"))
-	const destination = layers.IPProtocolIPv6Destination
-	for _, row := range []struct {
-		name     string
-		kinds    []layers.IPProtocol
-		readable bool
-	}{
-		{"none", nil, true},
-		{"hop by hop", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop}, true},
-		{"destination options", []layers.IPProtocol{destination}, true},
-		{"routing", []layers.IPProtocol{layers.IPProtocolIPv6Routing}, true},
-		{"the only fragment", []layers.IPProtocol{layers.IPProtocolIPv6Fragment}, true},
-		{"three kinds", []layers.IPProtocol{layers.IPProtocolIPv6HopByHop, destination, layers.IPProtocolIPv6Fragment}, true},
-		{"seven", slices.Repeat([]layers.IPProtocol{destination}, 7), true},
-		{"nine", slices.Repeat([]layers.IPProtocol{destination}, 9), false},
-	} {
+	for _, row := range extensionHeaders {
 		t.Run(row.name, func(t *testing.T) {
 			b.events()
 			before, lost, o := b.state().Unreadable, uint64(0), passes
