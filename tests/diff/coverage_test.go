@@ -34,7 +34,7 @@ type layerCoverage struct {
 	hardPermits int
 	blocks      int
 	none        int
-	secondPage  int // by a filter that cannot be on the first page of its rows
+	deepPlace   int // by a filter that only large policies have
 	subLayers   []int
 	filters     []int
 }
@@ -62,7 +62,7 @@ func (c *coverage) layer(l *layermap.Layer, subLayers, filters int) {
 }
 
 // verdict counts a verdict that both sides agree on.
-func (c *coverage) verdict(l *layermap.Layer, r filter.Result, secondPage bool) {
+func (c *coverage) verdict(l *layermap.Layer, r filter.Result, deepPlace bool) {
 	at := c.layers[l.ID]
 	at.verdicts++
 	switch {
@@ -76,8 +76,8 @@ func (c *coverage) verdict(l *layermap.Layer, r filter.Result, secondPage bool) 
 	default:
 		at.hardPermits++
 	}
-	if secondPage {
-		at.secondPage++
+	if deepPlace {
+		at.deepPlace++
 	}
 	specific := false
 	for _, cond := range r.Filter.Conditions {
@@ -111,7 +111,7 @@ func (c *coverage) table() string {
 		n := float64(max(at.verdicts, 1)) / 100
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.0f %%\t%.0f %%\t%.0f %%\t%.0f %%\t%d\t%d\t%d\t%d of %d\t%d\t\n", l.Name,
 			span(at.subLayers), span(at.filters), at.verdicts, float64(at.specific)/n, float64(at.soft)/n,
-			float64(at.hardPermits)/n, float64(at.blocks)/n, at.none, at.secondPage, len(fields), used, len(uses), deciding)
+			float64(at.hardPermits)/n, float64(at.blocks)/n, at.none, at.deepPlace, len(fields), used, len(uses), deciding)
 	}
 	w.Flush()
 	b.WriteString("\n")
@@ -171,7 +171,7 @@ func (c *coverage) missing() []string {
 		}
 		for what, n := range map[string]int{
 			"soft permit": at.soft, "hard permit": at.hardPermits, "block": at.blocks, "case that nothing matches": at.none,
-			"decision by a filter on the second page of its row": at.secondPage,
+			"decision by a filter that only large policies have": at.deepPlace,
 		} {
 			if n == 0 {
 				lacks("%s: a %s", l.Name, what)

@@ -126,8 +126,8 @@ func corpus(t *testing.T, file string) []uint64 {
 	return list
 }
 
-// secondPage is a place in the order of a layer that only large policies reach.
-const secondPage = 4096 + 400
+// deepPlace is a place in the order of a layer that only large policies reach.
+const deepPlace = 4096 + 400
 
 // live is the layers that run.
 func live() []*layermap.Layer {
@@ -144,7 +144,7 @@ func live() []*layermap.Layer {
 // have small layers, all of them; some have a few larger ones and nothing else,
 // and some a few whose rows take two pages of the tables.
 func size(seed uint64) (subLayers int, filters map[layermap.LayerID]int) {
-	const small, large, big = uint64(64), uint64(1000), uint64(secondPage + 200)
+	const small, large, big = uint64(64), uint64(1000), uint64(deepPlace + 200)
 	filters = map[layermap.LayerID]int{}
 	for i, l := range live() {
 		i, turn := uint64(i), seed/8
@@ -233,7 +233,7 @@ func (d *differ) round(seed uint64) {
 		order := p.Store.Layer(l.ID)
 		if len(order) > 0 {
 			for _, r := range want {
-				d.coverage.verdict(l, r, r.Filter != nil && slices.Index(order, r.Filter) >= secondPage)
+				d.coverage.verdict(l, r, r.Filter != nil && slices.Index(order, r.Filter) >= deepPlace)
 			}
 		}
 		if len(order) > 0 {
