@@ -163,6 +163,147 @@ __noinline __u64 wfp_walk(__u32 generation, __u64 high, __u64 low, __u32 at)
 	return ~0ULL;
 }
 
+/* The first of some cells, a power of two that a page is a multiple of, or NULL: the
+ * tables are inconsistent. */
+static __always_inline __u32 *find_line(__u32 generation, __u32 line, const __u32 size)
+{
+	__u32 at = line * size;
+	struct cells_page *page = cells_page_of(generation, at);
+
+	at &= WFP_PAGE_cells - size;
+	asm volatile("" : "+r"(at)); /* keeps the bound */
+	at &= WFP_PAGE_cells - size;
+	return page ? &page->entry[at] : NULL;
+}
+
+/* 1 where a < b; of numbers below 2^63. */
+static __always_inline __u64 before(__u64 a, __u64 b)
+{
+	return below(a, b) & 1;
+}
+
+/* All ones where a number is not zero, without a branch. */
+static __always_inline __u64 all_if(__u64 n)
+{
+	n = (n | -n) >> 63;
+	asm volatile("" : "+r"(n)); /* or clang makes a branch of it */
+	return -n;
+}
+
+/* Not zero where one of a word's four numbers of 16 bits is. */
+static __always_inline __u64 has_zero(__u64 word)
+{
+	return (word - 0x0001000100010001ULL) & ~word & 0x8000800080008000ULL;
+}
+
+/*
+ * The class of an IPv4 address by lines, or ~0. Without a branch on what stands in a
+ * line: the processor goes on with other fields while it fetches it.
+ */
+static __always_inline __u64 line_class(__u32 generation, const struct wfp_field *f, __u32 address)
+{
+	__u64 low = address & 0xffff, from = low << 16 | 0xffff, none;
+	__u32 *cell = find_cells(generation, f->root + (address >> 16));
+	__u32 entry, n, last;
+
+	if (!cell)
+		return ~0ULL;
+	entry = *cell;
+	address <<= 16;
+	for (int i = 0; i < WFP_MAX_NODES; i++) {
+		__u32 bits = entry >> WFP_ENTRY_NODE;
+
+		if (bits - 1 > 2) /* no node */
+			break;
+		bits = WFP_NODE_BITS >> 4 * bits & 0xf;
+		cell = find_cells(generation, (entry & WFP_ENTRY_LINE) * WFP_LINE + (address >> (32 - bits)));
+		if (!cell)
+			return ~0ULL;
+		entry = *cell;
+		address <<= bits;
+	}
+	if (entry & WFP_ENTRY_POINTS) {
+		__u64 all = low * 0x0001000100010001ULL, found = 0;
+
+		cell = find_line(generation, entry & WFP_ENTRY_HALF, WFP_LINE / 2);
+		if (!cell)
+			return ~0ULL;
+		for (int i = 0; i < WFP_LINE / 4; i++)
+			found |= has_zero(*(__u64 *)&cell[2 * i] ^ all) & -(__u64)(entry >> (WFP_ENTRY_WORDS + i) & 1);
+		found = all_if(found);
+		return (f->other & found) | (f->other_head & ~found);
+	}
+	cell = find_line(generation, entry & WFP_ENTRY_LINE, WFP_LINE);
+	if (!cell)
+		return ~0ULL;
+	cell += 12 - 4 * (before(from, cell[4]) + before(from, cell[8]) + before(from, cell[12]));
+	n = cell[3 - (before(from, cell[1]) + before(from, cell[2]) + before(from, cell[3]))];
+	last = n >> 8 & 0xff;
+	last += (last + 1) >> 8 << 16;
+	none = below(last, (__u32)(low - (n >> 16)));
+	return (n & 0xff & ~none) | (entry >> WFP_ENTRY_CLASS & 0xff & none);
+}
+
+/* The class and 1 of a value that may be in a line, 0 where it is not. Without a
+ * branch on whether it is. */
+static __always_inline __u64 class_in_line(const __u32 *cell, __u64 high, __u64 low)
+{
+	__u64 class = 0;
+
+	for (int n = 0; n < WFP_LINE_POINTS; n++) {
+		__u64 other = (*(__u64 *)&cell[4 * n] ^ high) | (*(__u64 *)&cell[4 * n + 2] ^ low);
+
+		class |= cell[4 * WFP_LINE_POINTS + n] & ~all_if(other);
+	}
+	return class;
+}
+
+/* The same from a line on, with what does not fit in it. ~0: the tables are inconsistent. */
+__noinline __u64 wfp_more_points(__u32 generation, __u64 high, __u64 low, __u32 line)
+{
+	for (int i = 1; i < WFP_MAX_LINES; i++) {
+		__u32 *cell = find_line(generation, line - 1, WFP_LINE);
+		__u64 class;
+
+		if (!cell)
+			break;
+		class = class_in_line(cell, high, low);
+		line = cell[WFP_LINE - 1];
+		if (class || !line)
+			return class;
+	}
+	return ~0ULL;
+}
+
+/*
+ * The class and 1 of a value by a hash, 0 where it is not there, or ~0. Most that are
+ * not there show by a word of the filter, and no line is fetched.
+ */
+static __always_inline __u64 point_class(__u32 generation, const struct wfp_field *f, __u64 high, __u64 low)
+{
+	__u64 hash;
+	__u32 *cell, bits;
+
+	high >>= f->bits[0] & 63;
+	low &= -(__u64)f->bits[1];
+	hash = low * f->factor;
+	hash = ((hash ^ hash >> 32) + high) * f->factor;
+	cell = find_cells(generation, f->other + ((hash >> 32) * f->other_head >> 32));
+	if (!cell)
+		return ~0ULL;
+	bits = 1U << (hash >> 17 & 31) | 1U << (hash >> 22 & 31) | 1U << (hash >> 27 & 31);
+	if (bits & ~*cell)
+		return 0;
+	cell = find_line(generation, f->classes + ((hash >> 32) * f->heads >> 32), WFP_LINE);
+	if (!cell)
+		return ~0ULL;
+	hash = class_in_line(cell, high, low);
+	bits = cell[WFP_LINE - 1];
+	if (bits && !hash)
+		return wfp_more_points(generation, high, low, bits);
+	return hash;
+}
+
 static __always_inline void put_class(struct wfp_values *v, __u64 class)
 {
 	v->is[class / 64 & (WFP_CLASS_WORDS - 1)] |= 1ULL << (class & 63);
@@ -183,10 +324,11 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 	if (!l)
 		return 1;
 	for (int i = 0; i < WFP_MAX_WIDE; i++) {
-		__u32 n = l->wide[i];
+		__u32 n = l->wide[i], word;
+		__u64 high, low, leaf;
 		struct wfp_field *f;
-		__u64 leaf;
 
+		asm volatile("" : "+r"(v), "+r"(l)); /* or the stack holds what is derived from them */
 		if (i >= l->wides)
 			break;
 		if (n >= WFP_MAX_FIELDS)
@@ -194,16 +336,29 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 		f = &l->field[n];
 		if (!(v->present & (1U << (f->slot & 31))))
 			continue;
-		if (f->word >= WFP_WORDS - 1)
+		word = f->word;
+		if (word >= WFP_WORDS - 1)
 			return 0;
-		leaf = wfp_walk(v->generation, v->word[f->word] << (f->shift & 63),
-				v->word[f->word + 1], f->root);
-		if (leaf == ~0ULL || f->word >= WFP_WORDS)
+		high = v->word[word];
+		low = v->word[word + 1];
+		if (f->flags & WFP_FIELD_LINES) {
+			__u64 found = point_class(v->generation, f, high, low);
+			__u64 none = below(found, 1);
+
+			if (found == ~0ULL)
+				return 0;
+			if (f->root & WFP_LEAF || found) {
+				put_class(v, ((found - 1) & ~none) | (f->root & ~WFP_LEAF & none));
+				continue;
+			}
+		}
+		leaf = wfp_walk(v->generation, high << (f->shift & 63), low, f->root);
+		if (leaf == ~0ULL)
 			return 0;
 		if (f->flags & WFP_FIELD_CLASS)
 			put_class(v, leaf);
 		else
-			v->word[f->word] = leaf;
+			v->word[word] = leaf;
 	}
 	return 1;
 }
@@ -249,6 +404,8 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 		return cell ? pair(high, *cell) : ~0ULL;
 	}
 	high <<= f->shift & 63;
+	if (f->flags & WFP_FIELD_LINES)
+		return line_class(v->generation, f, high >> 32);
 	at = 2 * at + 1;
 	for (int i = 0; i < WFP_LEVELS; i++) {
 		__u32 bits = f->bits[i];

@@ -48,6 +48,10 @@ const (
 	Pending      = int(WFPWfpLimitWFP_PENDING)
 	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
 	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
+	Line         = int(WFPWfpLimitWFP_LINE)
+	LinePoints   = int(WFPWfpLimitWFP_LINE_POINTS)
+	MaxLines     = int(WFPWfpLimitWFP_MAX_LINES)
+	MaxNodes     = int(WFPWfpLimitWFP_MAX_NODES)
 
 	// Leaf marks a node's entry as a leaf (WFP_LEAF).
 	Leaf = uint32(0x80000000)
@@ -62,6 +66,15 @@ const (
 
 	// NodeCells is the cells of a node (WFP_NODE_CELLS).
 	NodeCells = 256
+
+	// What an upper half of an IPv4 address leads to (WFP_ENTRY_*, WFP_NODE_BITS).
+	EntryPoints = uint32(0x80000000)
+	EntryHalf   = uint32(0x3fffff)
+	EntryWords  = 24
+	EntryLine   = uint32(0x1fffff)
+	EntryClass  = 21
+	EntryNode   = 29
+	NodeBits    = uint32(0x8530)
 
 	// A candidate's key (WFP_KEY_*): sublayer, place in evaluation order, and two
 	// bits of the action.
@@ -80,6 +93,7 @@ const (
 	FieldClasses = uint32(WFPWfpFieldFlagWFP_FIELD_CLASSES)
 	FieldHeads   = uint32(WFPWfpFieldFlagWFP_FIELD_HEADS)
 	FieldPoints  = uint32(WFPWfpFieldFlagWFP_FIELD_POINTS)
+	FieldLines   = uint32(WFPWfpFieldFlagWFP_FIELD_LINES)
 
 	EphemeralUniform = uint32(WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM)
 

@@ -106,6 +106,10 @@ enum wfp_limit {
 	WFP_SPAN = 12,           /* sublayers that one search judges */
 	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
 	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
+	WFP_LINE = 16,           /* cells of a line: of the processor's cache, too */
+	WFP_LINE_POINTS = 3,     /* values of a line of a hash */
+	WFP_MAX_LINES = 4,       /* of a hash, that one value may be in */
+	WFP_MAX_NODES = 2,       /* on the way to a line */
 	/* pages of the tables of a generation, and entries of a page, a power of two */
 	WFP_PAGES_cells = 512,
 	WFP_PAGE_cells = 65536,
@@ -125,6 +129,7 @@ enum wfp_limit {
 
 _Static_assert(WFP_PAGES_branches * WFP_PAGE_branches <= WFP_MAX_BRANCHES,
 	       "a search comes to its end: it visits no branch twice");
+_Static_assert((__u32)WFP_PAGES_cells * WFP_PAGE_cells / WFP_LINE == 0x1fffff + 1, "entries hold all lines");
 _Static_assert(WFP_PAGES_cuts * WFP_PAGE_cuts <= 1 << WFP_MAX_CUTS_LOG,
 	       "all cuts of a branch can be told apart");
 
@@ -180,6 +185,7 @@ enum wfp_field_flag {
 	WFP_FIELD_CLASSES = 2, /* cells say of which class a leaf is */
 	WFP_FIELD_HEADS = 4,   /* a leaf leads to a branch */
 	WFP_FIELD_POINTS = 8,  /* a hash leads to the leaves of single values */
+	WFP_FIELD_LINES = 16,  /* a large set of addresses: lines lead to classes */
 };
 
 /*
@@ -191,6 +197,7 @@ enum wfp_field_flag {
  * one; in the last table the leaf. With HEADS that table has pairs of cells, and
  * is counted in pairs: leaf and branch.
  * By POINTS: a table of four cells an entry: value, leaf, branch.
+ * By LINES: see below.
  * Else by nodes and buckets, for wide fields.
  */
 struct wfp_field {
@@ -198,17 +205,47 @@ struct wfp_field {
 	__u8 word;
 	__u8 shift;  /* left, so that the value's bytes that matter come first */
 	__u8 levels; /* 0: POINTS, or nodes and buckets */
-	__u8 bits[WFP_LEVELS]; /* that choose in each table */
+	__u8 bits[WFP_LEVELS]; /* that choose in each table; LINES of wide fields: how
+				* far down the first word is shifted, and 1 where the second counts */
 	__u32 flags; /* enum wfp_field_flag */
 	__u32 root;  /* first cell; of a wide field node, bucket or leaf */
 	__u32 empty; /* leaf of a field without a value */
 	__u32 empty_head; /* HEADS: its branch */
-	__u32 classes; /* CLASSES: cell of leaf 0 */
-	__u32 heads;   /* HEADS: cell of leaf 0 */
-	__u32 other;   /* POINTS: leaf of all values that are not in the table */
+	__u32 classes; /* CLASSES: cell of leaf 0; LINES of wide fields: the first line */
+	__u32 heads;   /* HEADS: cell of leaf 0; LINES of wide fields: how many to choose from */
+	__u32 other;   /* POINTS: leaf of all values that are not in the table; LINES: see there */
 	__u32 other_head;
-	__u64 factor;  /* POINTS: the top bits of the product with a value choose */
+	__u64 factor;  /* POINTS: the top bits of the product with a value choose; LINES: mixes */
 };
+
+/*
+ * Lines are 16 cells that begin at a multiple of 16: the processor fetches what is
+ * found there at once. Sets of addresses have them, of which each look-up meets
+ * another part.
+ *
+ * An IPv4 address's upper half chooses an entry from root on; by the flag and the node
+ * that it names:
+ * Points: half a line and, a bit each, which of its four words. Those hold the lower
+ * halves of addresses of the field's class "other"; the rest is of "other_head".
+ * A node of 3, 5 or 8 bits, which choose the next entry from it.
+ * A line of ranges, a cell each: the lower half of the first address, how many are
+ * behind that one, and the class, from the upper half down. 255 of them: all up to the
+ * next range. Addresses in none are of the entry's class. Cells ascend; the last stands
+ * again in those that are free.
+ *
+ * An IPv6 address, or the first bits of it, is hashed. Three bits of a word of the
+ * filter, in "other_head" cells from "other" on, are all set where it may be in a
+ * line. That has three values of four cells each, then for each its class and 1, or 0:
+ * free, and then the line, and 1, with more values of the same hash. What is not there
+ * goes through nodes and buckets.
+ */
+#define WFP_ENTRY_POINTS 0x80000000U
+#define WFP_ENTRY_HALF 0x3fffffU /* of points: which half of which line */
+#define WFP_ENTRY_WORDS 24       /* of points: the bit of the first word */
+#define WFP_ENTRY_LINE 0x1fffffU /* line of ranges, or line that a node begins with */
+#define WFP_ENTRY_CLASS 21       /* of ranges: lowest bit of the class */
+#define WFP_ENTRY_NODE 29        /* lowest bit of the node; 0: ranges */
+#define WFP_NODE_BITS 0x8530U    /* of nodes 1 to 3, four bits each */
 
 /* One layer in one generation. */
 struct wfp_layer {

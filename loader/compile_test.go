@@ -114,6 +114,14 @@ func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) (leaf, head uint32) {
 		}
 		return p[2], p[3]
 	}
+	if f.Flags&bpf.FieldLines != 0 && f.Levels > 0 {
+		return t.lineClass(f, uint32(word>>32)), 0
+	}
+	if f.Flags&bpf.FieldLines != 0 {
+		if class, ok := t.pointClass(f, v.Word[f.Word], v.Word[f.Word+1]); ok {
+			return class, 0
+		}
+	}
 	if f.Levels > 0 {
 		at = 2*at + 1
 		for i, bits := range f.Bits[:f.Levels] {
@@ -151,6 +159,71 @@ func (t *tables) leafOf(f *bpf.Field, v *bpf.Values) (leaf, head uint32) {
 		head = t.cells[f.Heads+leaf]
 	}
 	return leaf, head
+}
+
+// lineClass is line_class in Go.
+func (t *tables) lineClass(f *bpf.Field, address uint32) uint32 {
+	entry := t.cells[f.Root+address>>16]
+	shift := uint32(16)
+	for n := 0; entry&bpf.EntryPoints == 0 && entry>>bpf.EntryNode != 0; n++ {
+		if n == bpf.MaxNodes {
+			panic("more nodes than the programs follow")
+		}
+		bits := bpf.NodeBits >> (4 * (entry >> bpf.EntryNode)) & 0xf
+		entry = t.cells[entry&bpf.EntryLine*uint32(bpf.Line)+address<<shift>>(32-bits)]
+		shift += bits
+	}
+	low := address & 0xffff
+	if entry&bpf.EntryPoints != 0 {
+		for i, cell := range t.cells[int(entry&bpf.EntryHalf)*bpf.Line/2:][:bpf.Line/2] {
+			if entry>>(bpf.EntryWords+i/2)&1 != 0 && (cell&0xffff == low || cell>>16 == low) {
+				return f.Other
+			}
+		}
+		return f.OtherHead
+	}
+	base, last := entry>>bpf.EntryClass&0xff, uint32(0)
+	class := base
+	for n, c := range t.cells[entry&bpf.EntryLine*uint32(bpf.Line):][:bpf.Line] {
+		from, size, of := c>>16, c>>8&0xff, c&0xff
+		if n > 0 && from < last {
+			panic("the ranges of a line do not ascend")
+		}
+		if last = from; low < from {
+			break
+		}
+		if class = of; size < shortRange && low-from > size {
+			class = base
+		}
+	}
+	return class
+}
+
+// pointClass is point_class in Go.
+func (t *tables) pointClass(f *bpf.Field, high, low uint64) (uint32, bool) {
+	high >>= f.Bits[0]
+	low *= uint64(f.Bits[1])
+	v := hashedValue{high: high, low: low}
+	hash := v.hash(f.Factor)
+	if bits := filterBits(hash); t.cells[f.Other+choose(hash, f.OtherHead)]&bits != bits {
+		return 0, false
+	}
+	at := f.Classes + choose(hash, f.Heads)
+	for n := 0; ; n++ {
+		line := t.cells[at*uint32(bpf.Line):][:bpf.Line]
+		for i := range bpf.LinePoints {
+			c := line[4*i:]
+			if uint64(c[0])|uint64(c[1])<<32 == high && uint64(c[2])|uint64(c[3])<<32 == low && line[4*bpf.LinePoints+i] != 0 {
+				return line[4*bpf.LinePoints+i] - 1, true
+			}
+		}
+		if at = line[bpf.Line-1] - 1; at == ^uint32(0) {
+			return 0, false
+		}
+		if n+1 == bpf.MaxLines {
+			panic("more lines than the programs follow")
+		}
+	}
 }
 
 func liveLayers() []layermap.LayerID {

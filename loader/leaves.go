@@ -252,6 +252,9 @@ func (t *tables) layField(f *tested, heads []uint32) bpf.Field {
 	if width < 8 {
 		field.Shift = uint8(64-8*width) - place.Shift
 	}
+	if t.layLines(f, &field) {
+		return field
+	}
 	skip := 0
 	if f.bits != nil {
 		skip = f.bits.skip

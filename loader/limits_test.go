@@ -310,13 +310,14 @@ func (p *limited) shares(layers []layermap.LayerID, filters, conditions int, of 
 	}
 }
 
-// ipv6Set is a set of addresses in as many networks.
+// ipv6Set is a set of ranges in as many networks.
 func ipv6Set(t *testing.T, n int) filter.Value {
 	t.Helper()
 	var b filter.SetBuilder
 	for i := range n {
 		a := netip.AddrFrom16(filter.Addr6{High: 0x20010db8<<32 | uint64(i), Low: 1}.Bytes())
-		if err := b.Add(a, a); err != nil {
+		to := netip.AddrFrom16(filter.Addr6{High: 0x20010db8<<32 | uint64(i), Low: 100}.Bytes())
+		if err := b.Add(a, to); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -343,7 +344,7 @@ func TestLimitsOfTables(t *testing.T) {
 		{"cells", func(tab *tables) int { return len(tab.cells) }, MaxCells, func(p *limited, n int) {
 			p.shares(all4, n, 4096, func(i int) filter.Condition { return remote(scatter(i)) })
 		}, 12, 31, transport4, remote(scatter(5)), remote(scatter(12 * 4096))},
-		// each address takes one for its second half
+		// each range takes one for its second half
 		{"buckets", func(tab *tables) int { return len(tab.buckets) }, MaxBuckets, func(p *limited, n int) {
 			set := is("IP_REMOTE_ADDRESS", ipv6Set(p.t, n))
 			for _, l := range layers6 {
