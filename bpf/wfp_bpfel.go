@@ -134,6 +134,7 @@ const (
 	WFPWfpFieldFlagWFP_FIELD_CLASSES WFPWfpFieldFlag = 2
 	WFPWfpFieldFlagWFP_FIELD_HEADS   WFPWfpFieldFlag = 4
 	WFPWfpFieldFlagWFP_FIELD_POINTS  WFPWfpFieldFlag = 8
+	WFPWfpFieldFlagWFP_FIELD_LINES   WFPWfpFieldFlag = 16
 )
 
 type WFPWfpFilter struct {
@@ -242,6 +243,10 @@ const (
 	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 12
 	WFPWfpLimitWFP_MAX_CUTS_LOG   WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
+	WFPWfpLimitWFP_LINE           WFPWfpLimit = 16
+	WFPWfpLimitWFP_LINE_POINTS    WFPWfpLimit = 3
+	WFPWfpLimitWFP_MAX_LINES      WFPWfpLimit = 4
+	WFPWfpLimitWFP_MAX_NODES      WFPWfpLimit = 2
 	WFPWfpLimitWFP_PAGES_cells    WFPWfpLimit = 512
 	WFPWfpLimitWFP_PAGE_cells     WFPWfpLimit = 65536
 	WFPWfpLimitWFP_PAGES_buckets  WFPWfpLimit = 1024
