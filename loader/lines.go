@@ -68,7 +68,7 @@ func (t *tables) layRanges(f *tested, field *bpf.Field) {
 type lines struct {
 	t             *tables
 	list          []stretch4
-	point, around uint8       // classes of points and of what is around them
+	point, around uint8       // classes of points and of what is around them, see usual
 	gaps          [4][]uint32 // by free words: first free word of half lines
 	same          [256]uint32 // by class: entry that leads to it alone, 0: not laid
 	room          [256]uint32 // of ranges
@@ -101,8 +101,8 @@ const (
 	shortRange = 255
 )
 
-// usual are the class that most short stretches are of, and the one that most of what
-// is left is of.
+// usual returns the class that most short stretches are of, and the one that most
+// others are of, which is not the same.
 func (l *lines) usual() (point, around uint8) {
 	var short, long [256]int
 	for i, s := range l.list {
@@ -117,7 +117,7 @@ func (l *lines) usual() (point, around uint8) {
 			point = uint8(class)
 		}
 	}
-	long[point] = -1
+	long[point], around = -1, point
 	for class := range long {
 		if long[class] > long[around] {
 			around = uint8(class)
@@ -409,28 +409,30 @@ func hash(list []stretch, length int) hashed {
 const mostFactors = 8
 
 func factors(i int) uint64 {
-	return 0x9e3779b97f4a7c15 + uint64(i)*(0xbf58476d1ce4e5b9&^1) // odd, bits well mixed
+	return 0x9e3779b97f4a7c15 + uint64(i)*0xbf58476d1ce4e5b8 // odd, bits well mixed
 }
 
-// lengths are the bits that most values of a hash may have.
+// lengths are how many bits the values of a hash may have.
 var lengths = []int{128, 64, 56, 48, 44, 40, 36, 32}
 
-// layHash lays a hash, and what leads from the values that are not in it. It reports
-// whether that pays.
+// layHash lays a hash, and what leads from the values that are not in it, where that
+// pays. It reports whether it did.
 func (t *tables) layHash(f *tested, field *bpf.Field) bool {
 	list := f.stretches()
 	var h hashed
 	for _, length := range lengths {
-		// by what leads on from there is searched for in each case
-		if other := hash(list, length); h.rest == nil || len(other.rest) < len(h.rest) {
-			h = other
+		// What is searched for behind the hash, too, is to be a small part; and a value
+		// takes half of what nodes and buckets for it take.
+		if h = hash(list, length); 8*len(h.rest) <= len(list) && len(h.values) <= len(list) {
+			return t.putHash(&h, field)
 		}
 	}
-	// a value takes half of what a bucket for it takes, or less
-	if 8*len(h.rest) > len(list) || len(h.values) > len(list) {
-		return false
-	}
-	lines := uint32(len(h.values)*4/5 + 1)
+	return false
+}
+
+// putHash writes the tables, unless too many values are of one hash.
+func (t *tables) putHash(h *hashed, field *bpf.Field) bool {
+	lines := uint32(len(h.values)*4/5 + 1) // or many would have more behind
 	for i := range mostFactors {
 		factor := factors(i)
 		if cells, ok := h.lines(factor, lines, uint32((len(t.cells)+bpf.Line-1)/bpf.Line)); ok {
@@ -480,8 +482,9 @@ func (h *hashed) filter(factor uint64) []uint32 {
 	return words
 }
 
-// lines makes the cells of some lines, the first of which has a number, and of those
-// behind for what does not fit in. It reports whether no value is too far behind.
+// lines makes the cells of as many lines, of which the first has that number, and of
+// those behind them for what does not fit in. It reports whether no value is in a line too
+// far behind for the programs.
 func (h *hashed) lines(factor uint64, lines, first uint32) ([]uint32, bool) {
 	const (
 		size    = bpf.Line
