@@ -404,8 +404,6 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 		return cell ? pair(high, *cell) : ~0ULL;
 	}
 	high <<= f->shift & 63;
-	if (f->flags & WFP_FIELD_LINES)
-		return line_class(v->generation, f, high >> 32);
 	at = 2 * at + 1;
 	for (int i = 0; i < WFP_LEVELS; i++) {
 		__u32 bits = f->bits[i];
@@ -463,9 +461,18 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 		__u64 leaf;
 		__u32 *cell;
 
+		asm volatile("" : "+r"(v), "+r"(l)); /* or the stack holds what is derived from them */
 		if (i >= l->fields)
 			break;
-		leaf = field_leaf(v, f);
+		if (f->flags & WFP_FIELD_LINES && f->levels && v->present & (1U << (f->slot & 31))) {
+			__u32 word = f->word;
+
+			if (word >= WFP_WORDS)
+				return 0;
+			leaf = line_class(v->generation, f, v->word[word]);
+		} else {
+			leaf = field_leaf(v, f);
+		}
 		if (leaf == ~0ULL)
 			return 0;
 		if (f->flags & WFP_FIELD_CLASS) {
