@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -17,6 +18,15 @@ import (
 
 // Commit compiles the policy, attaches the hooks that it needs and puts it in
 // force by one store. On an error the policy before stays in force.
+//
+// Where the policy is the one that this engine has committed last but for few
+// filters, added to its store or deleted from it, the tables in force stay and are
+// amended, which takes some milliseconds whatever their size; State says so. They
+// are made anew where more than MaxAdded filters of a layer were added since, or one
+// in 16 of all differs; where a filter needs a sublayer that had none at its layer,
+// a set of addresses, or a user, program or service that no filter named; and where
+// anything but filters differs. A program that is running at the store may end by the
+// policy before.
 func (e *Engine) Commit(ctx context.Context, p *policy.Policy) error {
 	return e.transact(ctx, p, false)
 }
@@ -39,29 +49,94 @@ func (e *Engine) transact(ctx context.Context, p *policy.Policy, unconfirmed boo
 	if err := e.followPins(); err != nil {
 		return err
 	}
-	generation, err := e.active()
+	in, err := e.stamp()
 	if err != nil {
 		return err
 	}
-	err = e.commit(ctx, p, generation, unconfirmed)
-	if inForce := (*InForceError)(nil); err != nil && generation == 0 && !errors.As(err, &inForce) {
+	err = e.commit(ctx, p, in, unconfirmed)
+	if inForce := (*InForceError)(nil); err != nil && in == 0 && !errors.As(err, &inForce) {
 		// nothing of ours was in force: a failure must leave nothing behind
 		return errors.Join(err, e.remove())
 	}
 	return err
 }
 
-func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, unconfirmed bool) error {
+// draft is a commit that is not in force yet: tables of its own, or an edition of
+// those that are.
+type draft struct {
+	rec     *record
+	tables  *tables // nil: those in force are
+	amended *amended
+}
+
+// draft compiles a policy.
+func (e *Engine) draft(p *policy.Policy, in stamp, ephemeral portRange) (*draft, error) {
+	if e.laid != nil && e.laid.last == in.commit() {
+		if a := e.laid.amend(p, ephemeral); a != nil {
+			rec := a.change.head(e.laid.rec)
+			rec.Applied, rec.Place = time.Now(), in.place().next(false)
+			return &draft{rec: rec, amended: a}, nil
+		}
+	}
+	t, err := compile(p, ephemeral)
+	if err != nil {
+		return nil, err
+	}
+	rec := newRecord(p, t)
+	rec.Place = in.place().next(true)
+	return &draft{rec: rec, tables: t}, nil
+}
+
+// fill fills the draft's tables, for a commit that follows the one in force. Where
+// they were in use before, no program may still go by them.
+func (e *Engine) fill(d *draft, in stamp, devs []device) error {
+	before := in.commit()
+	principals, _ := d.rec.Numbers.principals()
+	links := linkTable(devs, d.rec.linkPolicy())
+	if d.amended != nil {
+		// as many commits ago as there are editions it was another one, but for
+		// roll-backs, which wait themselves
+		if recent := uint64(bpf.Editions - 2); before > recent {
+			if err := e.grace.since(before - recent); err != nil {
+				return err
+			}
+		}
+		if err := e.uploadAmended(d.rec.Place, in.place(), d.amended); err != nil {
+			return err
+		}
+		return e.syncHost(d.rec, principals, links)
+	}
+	if before > 0 {
+		if err := e.grace.since(before); err != nil {
+			return err
+		}
+	}
+	if err := e.in.loseTables(before - 1); err != nil {
+		return err
+	}
+	return e.upload(d.rec.Place, d.tables, links, principals)
+}
+
+// syncHost brings what tables that stay say of the host up to date with it.
+func (e *Engine) syncHost(rec *record, principals map[bpf.Principal]uint32, links map[uint32]bpf.Link) error {
+	if _, err := syncTable(e, bpf.WFPMapPrincipals, rec, principals, e.changing); err != nil {
+		return err
+	}
+	_, err := syncTable(e, bpf.WFPMapLinks, rec, links, e.changing)
+	return err
+}
+
+func (e *Engine) commit(ctx context.Context, p *policy.Policy, in stamp, unconfirmed bool) error {
 	ephemeral, err := e.ns.ephemeral()
 	if err != nil {
 		return err
 	}
-	t, err := compile(p, ephemeral)
+	d, err := e.draft(p, in, ephemeral)
 	if err != nil {
 		return err
 	}
-	rec := newRecord(p, t)
-	rec.Generation, rec.Unconfirmed = generation+1, unconfirmed
+	rec := d.rec
+	rec.Generation, rec.Unconfirmed = in.commit()+1, unconfirmed
 	h, devs, err := e.links()
 	if err != nil {
 		return err
@@ -77,11 +152,7 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := e.pinMaps(); err != nil {
 		return err
 	}
-	principals, _ := rec.Numbers.principals()
-	if err := e.in.loseTables(generation - 1); err != nil {
-		return err
-	}
-	if err := e.upload(uint32(rec.Generation&1), t, linkTable(devs, rec.linkPolicy()), principals); err != nil {
+	if err := e.fill(d, in, devs); err != nil {
 		return err
 	}
 	if err := e.syncRoutes(h); err != nil {
@@ -96,10 +167,19 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64
 	if err := e.in.save(); err != nil {
 		return err
 	}
-	err = e.putInForce(ctx, rec, want, missing, generation-1)
-	if inForce := (*InForceError)(nil); err != nil && known && !errors.As(err, &inForce) {
-		return errors.Join(err, before.save()) // a watch goes by it
+	err = e.putInForce(ctx, rec, want, missing, in.commit(), e.in.baseOf(in.commit()))
+	if inForce := (*InForceError)(nil); err != nil && !errors.As(err, &inForce) {
+		if known {
+			err = errors.Join(err, before.save()) // a watch goes by it
+		}
+		return err
 	}
+	e.numbers, e.numbersOf = rec.Numbers, rec.Generation
+	if d.tables != nil {
+		e.laid = keep(rec, d.tables, ephemeral)
+		return errors.Join(err, e.grace.since(rec.Generation))
+	}
+	e.laid.last, e.laid.edition = rec.Generation, d.amended.records
 	return err
 }
 
@@ -116,9 +196,9 @@ func (e *Engine) plan(layers map[layermap.LayerID]int, devs []device) (want, mis
 
 // putInForce makes the attachments that are missing and stores the number of a
 // commit whose tables are filled. On an error the one before stays in force, as
-// it was. Then the records of commits that nothing leads back to go, and the
-// attachments that are not wanted any more.
-func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []spot, obsolete ...uint64) error {
+// it was. Then the records of commits that nothing leads back to go, all but that of
+// this one and some, and the attachments that are not wanted any more.
+func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []spot, keep ...uint64) error {
 	made, err := e.attach(missing)
 	if err == nil {
 		err = ctx.Err()
@@ -130,15 +210,14 @@ func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []sp
 		err = e.in.writeRecord(rec)
 	}
 	if err == nil {
-		err = e.maps[bpf.WFPMapActive].Put(uint32(0), rec.Generation) // the commit
+		err = e.putStamp(newStamp(rec.Generation, rec.Place)) // the commit
 	}
 	if err != nil {
 		return errors.Join(err, e.detachAll(made))
 	}
-	for _, generation := range obsolete {
-		e.in.removeRecord(generation)
-	}
-	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
+	e.grace.begin(rec.Generation)
+	e.in.forget(append(keep, rec.Generation, rec.base())...)
+	if err := e.tidy(want); err != nil {
 		return &InForceError{err}
 	}
 	return nil
@@ -252,56 +331,65 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 	if err != nil {
 		return err
 	}
-	// The tables of the generation before still stand in the other slot, which
-	// is also that of the next, unless a commit that failed has filled that.
+	// The tables of the commit before still stand, unless one that failed has taken
+	// their place.
 	h, devs, err := e.links()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	want, missing, err := e.plan(old.Layers, devs)
+	in, err := e.stamp()
 	if err != nil {
 		return err
 	}
-	old.Generation, old.Unconfirmed = generation+1, false
-	principals, _ := old.Numbers.principals()
+	now := &draft{rec: old.again(generation + 1)}
 	if e.in.lostTables(generation - 1) {
-		if err := e.fillAgain(old, generation-1, devs, principals); err != nil {
+		if now, err = e.draftAgain(old, in); err != nil {
 			return err
 		}
+		now.rec.Generation = generation + 1
 	}
-	// what the tables say of the host is as old as the policy is
-	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals, nil); err != nil {
+	want, missing, err := e.plan(now.rec.Layers, devs)
+	if err != nil {
 		return err
 	}
-	if _, err := syncTable(e, bpf.WFPMapLinks, old, linkTable(devs, old.linkPolicy()), nil); err != nil {
+	e.laid = nil // its filters are others than those that were read
+	if now.tables != nil {
+		err = e.fill(now, in, devs)
+	} else {
+		// what the tables say of the host is as old as the policy is
+		principals, _ := now.rec.Numbers.principals()
+		err = e.syncHost(now.rec, principals, linkTable(devs, now.rec.linkPolicy()))
+	}
+	if err != nil {
 		return err
 	}
 	if err := e.syncRoutes(h); err != nil {
 		return err
 	}
-	return e.putInForce(context.Background(), old, want, missing, generation, generation-1)
+	if err := e.putInForce(context.Background(), now.rec, want, missing); err != nil {
+		return err
+	}
+	return e.grace.since(now.rec.Generation)
 }
 
-// fillAgain makes the tables of a commit that was in force again, for the commit that
-// its record is of now.
-func (e *Engine) fillAgain(rec *record, committed uint64, devs []device, principals map[bpf.Principal]uint32) error {
-	now := rec.Generation
-	rec.Generation = committed // its sets lie under that
-	p, err := e.policy(rec)
-	rec.Generation = now
+// draftAgain compiles the policy of a commit anew that was in force.
+func (e *Engine) draftAgain(old *record, in stamp) (*draft, error) {
+	p, err := e.policy(old)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ephemeral, err := e.ns.ephemeral()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t, err := compile(p, ephemeral)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return e.upload(uint32(now&1), t, linkTable(devs, rec.linkPolicy()), principals)
+	rec := newRecord(p, t)
+	rec.Applied, rec.Place = old.Applied, in.place().next(true)
+	return &draft{rec: rec, tables: t}, nil
 }
 
 // tidy detaches the hooks that are not wanted any more.
@@ -331,7 +419,7 @@ func (e *Engine) record() (*record, error) {
 // Generation counts the commits of the instance; 0 before the first.
 func (e *Engine) Generation() (uint64, error) {
 	generation, err := e.active()
-	if !exists(e.in.recordPath(generation)) {
+	if !e.in.hasRecord(generation) {
 		return 0, err // taken down by another process
 	}
 	return generation, err

@@ -84,7 +84,7 @@ func (e *Engine) remove() error {
 		}
 		return nil
 	})
-	e.closeMaps()
+	err = errors.Join(err, e.closeMaps())
 	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot()), removeEmpty(runRoot()), e.openMaps())
 }
 

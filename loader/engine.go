@@ -38,6 +38,9 @@ type Engine struct {
 
 	numbers   *numbers // of the commit numbersOf, kept for the judge; nil: not read yet
 	numbersOf uint64
+
+	grace *grace
+	laid  *laid // what the tables in force were made of, if this engine has made them
 }
 
 // Open opens the target's instance, or prepares a new one; nothing exists
@@ -55,7 +58,7 @@ func Open(opts Options) (*Engine, error) {
 		ns.close()
 		return nil, err
 	}
-	e := &Engine{ns: ns, cg: cg, in: instanceAt(instanceName(ns, cg))}
+	e := &Engine{ns: ns, cg: cg, grace: newGrace(), in: instanceAt(instanceName(ns, cg))}
 	if err := e.in.load(); err != nil {
 		// none, or one of an earlier boot
 		e.in.info = instanceInfo{BootID: bootID(), Version: bpf.Version()}
@@ -110,7 +113,7 @@ func Find(t Target) (*Engine, error) {
 }
 
 func (in *instance) open() (*Engine, error) {
-	e := &Engine{in: in}
+	e := &Engine{in: in, grace: newGrace()}
 	var err error
 	if e.ns, err = in.findNetns(); err != nil {
 		return nil, err
@@ -278,7 +281,7 @@ func (e *Engine) newMaps() error {
 			e.maps[name] = coll.DetachMap(name)
 		}
 	}
-	return nil
+	return e.addEditionPages()
 }
 
 // ours tells the instance's maps from the sections of the object (.rodata).
@@ -339,21 +342,22 @@ func programsFor(spots []spot) []string {
 
 // Close releases the process's handles; enforcement stays.
 func (e *Engine) Close() error {
-	e.closeMaps()
+	err := e.closeMaps()
 	if e.ns != nil {
 		e.ns.close()
 	}
-	return nil
+	return err
 }
 
-func (e *Engine) closeMaps() {
+func (e *Engine) closeMaps() error {
 	for _, p := range e.programs {
 		p.Close()
 	}
 	for _, m := range e.maps {
 		m.Close()
 	}
-	e.maps, e.programs, e.foreign, e.numbers = nil, nil, nil, nil
+	e.maps, e.programs, e.foreign, e.numbers, e.laid = nil, nil, nil, nil, nil
+	return e.grace.reset()
 }
 
 // hold takes the instance's lock and looks anew at what another process may
@@ -393,8 +397,7 @@ func (e *Engine) followPins() error {
 			return nil
 		}
 	}
-	e.closeMaps()
-	return e.openMaps()
+	return errors.Join(e.closeMaps(), e.openMaps())
 }
 
 func sameMap(a, b *ebpf.Map) bool {
