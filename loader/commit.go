@@ -152,14 +152,8 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, in stamp, unconfi
 	if err := e.pinMaps(); err != nil {
 		return err
 	}
-	if err := e.fill(d, in, devs); err != nil {
-		return err
-	}
-	if err := e.syncRoutes(h); err != nil {
-		return err
-	}
-	if err := e.configure(ephemeral); err != nil {
-		return err
+	if err := e.prepare(d, in, h, devs, ephemeral); err != nil {
+		return errors.Join(err, e.in.drop(rec.Generation))
 	}
 	// from here on down finds what a process that dies leaves behind
 	before := instance{run: e.in.run}
@@ -172,15 +166,27 @@ func (e *Engine) commit(ctx context.Context, p *policy.Policy, in stamp, unconfi
 		if known {
 			err = errors.Join(err, before.save()) // a watch goes by it
 		}
-		return err
+		return errors.Join(err, e.in.drop(rec.Generation))
 	}
 	e.numbers, e.numbersOf = rec.Numbers, rec.Generation
 	if d.tables != nil {
 		e.laid = keep(rec, d.tables, ephemeral)
-		return errors.Join(err, e.grace.since(rec.Generation))
+	} else {
+		e.laid.last, e.laid.edition = rec.Generation, d.amended.records
 	}
-	e.laid.last, e.laid.edition = rec.Generation, d.amended.records
 	return err
+}
+
+// prepare does what must be done before a draft can be put in force. It writes the
+// record meanwhile: to fill tables is to wait for the kernel, mostly.
+func (e *Engine) prepare(d *draft, in stamp, h *netlink.Handle, devs []device, ephemeral portRange) error {
+	written := make(chan error, 1)
+	go func() { written <- e.in.keep(d.rec) }()
+	err := e.fill(d, in, devs)
+	if err = errors.Join(err, <-written); err != nil {
+		return err
+	}
+	return errors.Join(e.syncRoutes(h), e.configure(ephemeral))
 }
 
 // plan is the attachments that the layers of a policy want, and those of them
@@ -194,8 +200,8 @@ func (e *Engine) plan(layers map[layermap.LayerID]int, devs []device) (want, mis
 	return want, missing, err
 }
 
-// putInForce makes the attachments that are missing and stores the number of a
-// commit whose tables are filled. On an error the one before stays in force, as
+// putInForce makes the attachments that are missing and stores the stamp of a commit
+// whose tables are filled and whose record is written. On an error the one before stays in force, as
 // it was. Then the records of commits that nothing leads back to go, all but that of
 // this one and some, and the attachments that are not wanted any more.
 func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []spot, keep ...uint64) error {
@@ -204,20 +210,13 @@ func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []sp
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = e.in.writeSets(rec)
-	}
-	if err == nil {
-		err = e.in.writeRecord(rec)
-	}
-	if err == nil {
 		err = e.putStamp(newStamp(rec.Generation, rec.Place)) // the commit
 	}
 	if err != nil {
 		return errors.Join(err, e.detachAll(made))
 	}
 	e.grace.begin(rec.Generation)
-	e.in.forget(append(keep, rec.Generation, rec.base())...)
-	if err := e.tidy(want); err != nil {
+	if err := errors.Join(e.in.forget(append(keep, rec.Generation, rec.base())...), e.tidy(want)); err != nil {
 		return &InForceError{err}
 	}
 	return nil
@@ -364,12 +363,13 @@ func (e *Engine) rollback(allowed func(*record) error) error {
 	if err != nil {
 		return err
 	}
-	if err := e.syncRoutes(h); err != nil {
+	if err := errors.Join(e.syncRoutes(h), e.in.keep(now.rec)); err != nil {
 		return err
 	}
 	if err := e.putInForce(context.Background(), now.rec, want, missing); err != nil {
 		return err
 	}
+	// the next edition is one that was in use a moment ago
 	return e.grace.since(now.rec.Generation)
 }
 

@@ -247,6 +247,19 @@ func (in *instance) writeRecord(r *record) error {
 	return writeFile(in.recordPath(r.Generation), append(b, "]}"...))
 }
 
+// keep writes a record and the sets that it names.
+func (in *instance) keep(r *record) error {
+	if err := in.writeSets(r); err != nil {
+		return err
+	}
+	return in.writeRecord(r)
+}
+
+// drop removes what was kept of a commit that did not come about.
+func (in *instance) drop(generation uint64) error {
+	return in.remove(func(of uint64) bool { return of == generation })
+}
+
 // baseOf is the commit that one amends, or itself.
 func (in *instance) baseOf(generation uint64) uint64 {
 	if c, err := in.readChange(generation); err == nil {
@@ -256,14 +269,20 @@ func (in *instance) baseOf(generation uint64) uint64 {
 }
 
 // forget removes what is kept of all commits but some.
-func (in *instance) forget(keep ...uint64) {
-	entries, _ := os.ReadDir(in.run)
+func (in *instance) forget(keep ...uint64) error {
+	return in.remove(func(of uint64) bool { return !slices.Contains(keep, of) })
+}
+
+// remove removes the files of some commits.
+func (in *instance) remove(obsolete func(generation uint64) bool) error {
+	entries, err := os.ReadDir(in.run)
 	for _, e := range entries {
 		var generation uint64
 		for _, form := range []string{"policy-%d.json", "change-%d.json", "lost-%d", "set-%d-"} {
-			if n, _ := fmt.Sscanf(e.Name(), form, &generation); n == 1 && !slices.Contains(keep, generation) {
-				os.Remove(filepath.Join(in.run, e.Name()))
+			if n, _ := fmt.Sscanf(e.Name(), form, &generation); n == 1 && obsolete(generation) {
+				err = errors.Join(err, os.Remove(filepath.Join(in.run, e.Name())))
 			}
 		}
 	}
+	return err
 }
