@@ -174,6 +174,9 @@ func (in *instance) readRecord(generation uint64) (*record, error) {
 		return nil, err
 	}
 	base, err := in.readWhole(c.Base)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, damaged(in.changePath(generation)) // nobody removes what it amends
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +282,7 @@ func (in *instance) remove(obsolete func(generation uint64) bool) error {
 	for _, e := range entries {
 		var generation uint64
 		for _, form := range []string{"policy-%d.json", "change-%d.json", "lost-%d", "set-%d-"} {
-			if n, _ := fmt.Sscanf(e.Name(), form, &generation); n == 1 && obsolete(generation) {
+			if n, _ := fmt.Sscanf(e.Name(), form, &generation); n == 1 && obsolete(generation) && !e.IsDir() {
 				err = errors.Join(err, os.Remove(filepath.Join(in.run, e.Name())))
 			}
 		}
