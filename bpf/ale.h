@@ -69,14 +69,14 @@ static __always_inline void put_ale_interface(struct wfp_values *v, const struct
 static __always_inline __u32 ale_flags(const struct wfp_tuple *t, struct wfp_socket *s)
 {
 	struct wfp_generation *g;
-	__u32 generation = t->generation, flags = t->flags;
+	__u32 tables = tables_of(t->generation), flags = t->flags;
 	void *table;
 
 	if (is_assignment(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
 		return flags;
 	flags |= WFP_FLAG_IS_LOOPBACK;
-	g = bpf_map_lookup_elem(&generations, &generation);
-	table = bpf_map_lookup_elem(&principals, &generation);
+	g = bpf_map_lookup_elem(&generations, &tables);
+	table = bpf_map_lookup_elem(&principals, &tables);
 	if (s && g && g->has_packages && table &&
 	    cgroup_number(table, s, WFP_PRINCIPAL_PACKAGE))
 		return flags | WFP_FLAG_IS_APPCONTAINER_LOOPBACK;

@@ -100,9 +100,11 @@ static __always_inline __u32 *best(struct wfp_values *v)
 	return leaves(v) + WFP_MAX_FIELDS;
 }
 
-_Static_assert((WFP_MAX_FIELDS + WFP_SPAN) * sizeof(__u32) == WFP_WORDS * sizeof(__u64),
-	       "leaves and best candidates take all words");
-_Static_assert(WFP_MAX_FIELDS + WFP_SPAN == 32, "masks of five bits bound what is read");
+#define WFP_MATCHED (WFP_WORDS - 1) /* word: a bit for each added filter that matches */
+
+_Static_assert((WFP_MAX_FIELDS + WFP_SPAN) * sizeof(__u32) == WFP_MATCHED * sizeof(__u64),
+	       "leaves and best candidates take all other words");
+_Static_assert(WFP_WORDS == 16, "masks of five bits bound what is read");
 
 /* What no table can hold. */
 #define WFP_INCONSISTENT (~0U)
@@ -130,7 +132,7 @@ static __always_inline __u64 below(__u64 a, __u64 b)
 
 /* The leaf that a value leads to by nodes and buckets, or ~0: the tables are
  * inconsistent. The value's bytes stand left-justified in high, then low. */
-__noinline __u64 wfp_walk(__u32 generation, __u64 high, __u64 low, __u32 at)
+__noinline __u64 wfp_walk(__u32 tables, __u64 high, __u64 low, __u32 at)
 {
 	for (int i = 0; i < WFP_MAX_DEPTH; i++) {
 		__u64 second = -(__u64)(at / WFP_SECOND & 1);
@@ -141,7 +143,7 @@ __noinline __u64 wfp_walk(__u32 generation, __u64 high, __u64 low, __u32 at)
 		/* without a branch, which would double what the verifier follows */
 		high = (high & ~second) | (low & second);
 		if (at & WFP_BUCKET) {
-			struct wfp_bucket *b = find_buckets(generation, entry);
+			struct wfp_bucket *b = find_buckets(tables, entry);
 			__u32 n;
 
 			if (!b)
@@ -152,7 +154,7 @@ __noinline __u64 wfp_walk(__u32 generation, __u64 high, __u64 low, __u32 at)
 			at = b->next[n & 7];
 			high <<= b->shift & 63;
 		} else {
-			__u32 *cell = find_cells(generation, entry + (high >> 56));
+			__u32 *cell = find_cells(tables, entry + (high >> 56));
 
 			if (!cell)
 				break;
@@ -304,6 +306,21 @@ static __always_inline __u64 point_class(__u32 generation, const struct wfp_fiel
 	return hash;
 }
 
+/* The layer of values that are judged. */
+static __always_inline struct wfp_layer *layer_of(const struct wfp_values *v)
+{
+	__u32 key = v->layer;
+
+	return bpf_map_lookup_elem(&layers, &key);
+}
+
+static __always_inline struct wfp_amendment *amendment_of(const struct wfp_values *v)
+{
+	__u32 key = v->layer;
+
+	return bpf_map_lookup_elem(&amendments, &key);
+}
+
 static __always_inline void put_class(struct wfp_values *v, __u64 class)
 {
 	v->is[class / 64 & (WFP_CLASS_WORDS - 1)] |= 1ULL << (class & 63);
@@ -320,7 +337,7 @@ __noinline __u32 wfp_wide(struct wfp_values *v)
 
 	if (!v)
 		return 0;
-	l = find_layer(v->generation, v->layer);
+	l = layer_of(v);
 	if (!l)
 		return 1;
 	for (int i = 0; i < WFP_MAX_WIDE; i++) {
@@ -371,7 +388,8 @@ static __always_inline __u64 pair(__u32 leaf, __u32 head)
 #define WFP_DONE (~1ULL) /* no leaf: what there was to do is done */
 
 /* The leaf of one field and, above 32 bits, the branch that it leads to; or ~0. */
-static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_field *f)
+static __always_inline __u64 field_leaf(const struct wfp_values *v, __u32 tables,
+						 const struct wfp_field *f)
 {
 	__u32 word = f->word, levels = f->levels, at = f->root, *cell;
 	struct cells_page *page;
@@ -385,7 +403,7 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 	if (f->flags & WFP_FIELD_POINTS) {
 		high <<= f->shift & 63;
 		at += (high * f->factor >> (64 - f->bits[0] & 63)) * 4;
-		page = cells_page_of(v->generation, at);
+		page = cells_page_of(tables, at);
 		if (!page)
 			return ~0ULL;
 		at &= WFP_PAGE_cells - 4;
@@ -400,7 +418,7 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 			return WFP_DONE;
 		if (!(f->flags & WFP_FIELD_HEADS))
 			return high;
-		cell = find_cells(v->generation, f->heads + high);
+		cell = find_cells(tables, f->heads + high);
 		return cell ? pair(high, *cell) : ~0ULL;
 	}
 	high <<= f->shift & 63;
@@ -412,18 +430,18 @@ static __always_inline __u64 field_leaf(struct wfp_values *v, const struct wfp_f
 		at = at / 2 + ((high >> (64 - bits & 63)) & -(__u64)(at & 1));
 		if (--levels == 0)
 			break;
-		cell = find_cells(v->generation, at);
+		cell = find_cells(tables, at);
 		if (!cell)
 			return ~0ULL;
 		at = *cell;
 		high <<= bits & 63;
 	}
 	if (!(f->flags & WFP_FIELD_HEADS)) {
-		cell = find_cells(v->generation, at);
+		cell = find_cells(tables, at);
 		return cell ? *cell : ~0ULL;
 	}
 	at *= 2;
-	page = cells_page_of(v->generation, at);
+	page = cells_page_of(tables, at);
 	if (!page)
 		return ~0ULL;
 	at &= WFP_PAGE_cells - 2;
@@ -451,7 +469,7 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 
 	if (!v)
 		return 0;
-	l = find_layer(v->generation, v->layer);
+	l = layer_of(v);
 	if (!l)
 		return 0;
 	v->waiting = 0;
@@ -471,7 +489,7 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 				return 0;
 			leaf = line_class(v->generation, f, v->word[word]);
 		} else {
-			leaf = field_leaf(v, f);
+			leaf = field_leaf(v, v->generation, f);
 		}
 		if (leaf == ~0ULL)
 			return 0;
@@ -492,8 +510,90 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 	}
 	v->present = l->filters; /* all input is used: the first record takes its place */
 	v->sublayers = l->sublayers;
+	v->amended = l->flags;
 	v->base = 0;
 	return 1;
+}
+
+/*
+ * Finds which of the filters that the edition adds match: those that the leaf of each
+ * field will do for. Comes before wfp_enter, which uses up the values. Returns 0 where
+ * the tables are inconsistent.
+ */
+__noinline __u32 wfp_match_added(struct wfp_values *v)
+{
+	struct wfp_amendment *a;
+	__u32 tables;
+
+	if (!v)
+		return 0;
+	a = amendment_of(v);
+	if (!a)
+		return 0;
+	tables = amended_tables(v->layer);
+	v->word[WFP_MATCHED] = a->all;
+	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
+		struct wfp_field *f = &a->field[i];
+		struct cells_page *page;
+		__u64 leaf;
+		__u32 at;
+
+		if (i >= a->fields)
+			break;
+		if (f->levels || f->flags & WFP_FIELD_POINTS || !(v->present & (1U << (f->slot & 31)))) {
+			leaf = field_leaf(v, tables, f);
+		} else {
+			if (f->word >= WFP_WORDS - 1)
+				return 0;
+			leaf = wfp_walk(tables, v->word[f->word] << (f->shift & 63),
+					v->word[f->word + 1], f->root);
+		}
+		if (leaf == ~0ULL)
+			return 0;
+		at = f->classes + 2 * (__u32)leaf;
+		page = cells_page_of(tables, at);
+		if (!page)
+			return 0;
+		at &= WFP_PAGE_cells - 2;
+		asm volatile("" : "+r"(at)); /* keeps the bound */
+		at &= WFP_PAGE_cells - 2;
+		v->word[WFP_MATCHED] &= pair(page->entry[at], page->entry[at + 1]);
+	}
+	return 1;
+}
+
+/* Makes the first of them in each sublayer its best match so far. */
+__noinline __u32 wfp_put_added(struct wfp_values *v)
+{
+	struct wfp_amendment *a;
+	__u64 matched;
+
+	if (!v)
+		return 0;
+	a = amendment_of(v);
+	if (!a)
+		return 0;
+	matched = v->word[WFP_MATCHED];
+	for (__u32 i = 0; i < WFP_ADDED && matched; i++, matched >>= 1) {
+		__u32 key = a->key[i], sublayer = (key >> WFP_KEY_SUBLAYER) - v->base;
+
+		if (!(matched & 1) || sublayer >= WFP_SPAN)
+			continue;
+		if (key < best(v)[sublayer])
+			best(v)[sublayer] = key;
+	}
+	return 1;
+}
+
+/* All ones where the edition removed the filter of a key, else 0. Where the tables
+ * are inconsistent, 1. */
+static __always_inline __u64 was_removed(const struct wfp_values *v, __u32 key)
+{
+	struct wfp_amendment *a = amendment_of(v);
+	__u32 place = (key & ((1U << WFP_KEY_SUBLAYER) - 1)) >> WFP_KEY_PLACE, *cell;
+
+	cell = a ? find_cells(amended_tables(v->layer), a->removed + place / 32) : NULL;
+	return cell ? -(__u64)(*cell >> (place & 31) & 1) : 1;
 }
 
 struct wfp_search {
@@ -516,6 +616,13 @@ static __always_inline int consider(struct wfp_values *v, const struct wfp_candi
 	failed |= (__u64)c->span[0] - (__u32)(a - c->low[0]);
 	failed |= (__u64)c->span[1] - (__u32)(b - c->low[1]);
 	failed = (__u64)((__s64)failed >> 63) | v->failed;
+	if (v->amended & WFP_LAYER_REMOVED) {
+		__u64 removed = was_removed(v, c->key);
+
+		if (removed == 1)
+			return 0;
+		failed |= removed;
+	}
 	if (c->flags & WFP_CANDIDATE_TABLE) {
 		__u32 *cell = find_cells(v->generation, c->low[0] + a / 32);
 
@@ -607,6 +714,8 @@ __noinline __u64 wfp_search(struct wfp_values *v)
 	v->failed = 0;
 	for (int i = 0; i < WFP_SPAN / 2; i++)
 		v->word[WFP_MAX_FIELDS / 2 + i] = ~0ULL; /* two times WFP_KEY_NONE */
+	if (v->amended & WFP_LAYER_ADDED && !wfp_put_added(v))
+		return WFP_VERDICT_ERROR;
 	bpf_loop(WFP_MAX_BRANCHES, visit, &s, 0);
 	if (!v->found)
 		return WFP_VERDICT_ERROR;
@@ -617,7 +726,7 @@ __noinline __u64 wfp_search(struct wfp_values *v)
 			break;
 		if (key == WFP_KEY_NONE)
 			continue;
-		verdict = (key & ((1U << WFP_KEY_SUBLAYER) - 1)) >> WFP_KEY_PLACE;
+		verdict = (key & ((1U << WFP_KEY_SUBLAYER) - 1)) >> WFP_KEY_ADDED;
 		verdict |= key & WFP_KEY_BLOCK ? WFP_VERDICT_BLOCK : WFP_VERDICT_PERMIT;
 		if (key & WFP_KEY_HARD)
 			break;
@@ -634,7 +743,7 @@ __noinline __u32 wfp_seed(struct wfp_values *v)
 
 	if (!v)
 		return 0;
-	l = find_layer(v->generation, v->layer);
+	l = layer_of(v);
 	if (!l)
 		return 0;
 	wait_for(v, l->root);
@@ -653,6 +762,14 @@ __noinline __u32 wfp_seed(struct wfp_values *v)
 	return 1;
 }
 
+/* The record of a filter that the edition adds. */
+__noinline __u32 wfp_added_record(struct wfp_values *v, __u32 nth)
+{
+	struct wfp_amendment *a = v ? amendment_of(v) : NULL;
+
+	return a ? a->record + nth : 0;
+}
+
 /*
  * Arbitration (arbitration.md 2): the first match of each sublayer, sublayers
  * in weight order; while the write right is set the next result replaces the
@@ -664,15 +781,19 @@ static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 {
 	struct wfp_layer *l;
 	__u64 verdict = 0;
+	__u32 low;
 
 	/* free by now; a key of its own would make the callers' stack too large */
 	v->pending[0] = layer_key(v->generation, v->layer);
 	l = bpf_map_lookup_elem(&layers, &v->pending[0]);
 	if (!l || !l->sublayers)
 		return 0;
+	v->layer = v->pending[0];
+	v->generation = tables_of(v->generation);
 	for (int w = 0; w < WFP_CLASS_WORDS; w++)
 		v->is[w] = 0;
-	if ((l->wides && !wfp_wide(v)) || !wfp_enter(v))
+	if ((l->flags & WFP_LAYER_ADDED && !wfp_match_added(v)) ||
+	    (l->wides && !wfp_wide(v)) || !wfp_enter(v))
 		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
 	/* one search, but for a layer with more sublayers than it can judge */
 	for (int i = 0; i < WFP_MAX_SUBLAYERS / WFP_SPAN + 1; i++) {
@@ -693,7 +814,14 @@ static __always_inline __u64 wfp_arbitrate(struct wfp_values *v)
 	/* never guessed: what cannot be judged is blocked, counted and shown */
 	if (verdict & WFP_VERDICT_ERROR)
 		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
-	return verdict ? verdict + v->present : 0;
+	if (!verdict)
+		return 0;
+	/* until here its low bits are the place and which filter there */
+	low = verdict & (WFP_KEY_PLACES - 1);
+	verdict &= ~(WFP_KEY_PLACES - 1);
+	if (low % WFP_KEY_AT_PLACE == WFP_KEY_LAID)
+		return verdict + v->present + low / WFP_KEY_AT_PLACE;
+	return verdict + wfp_added_record(v, low % WFP_KEY_AT_PLACE);
 }
 
 /* Whether a filter decided. The verdict's low bits are its record. */
@@ -704,7 +832,7 @@ static __always_inline int filter_decided(__u64 verdict)
 
 static __always_inline __u64 deciding_filter(__u32 generation, __u64 verdict)
 {
-	struct wfp_filter *f = filter_decided(verdict) ? find_filters(generation, verdict) : NULL;
+	struct wfp_filter *f = filter_decided(verdict) ? find_filters(tables_of(generation), verdict) : NULL;
 
 	return f ? f->id : 0;
 }

@@ -17,7 +17,7 @@ static __always_inline struct wfp_event *report(__u32 generation, __u64 verdict)
 
 	if (verdict & WFP_VERDICT_ERROR)
 		count(WFP_COUNTER_ERROR);
-	n = decided ? find_hits(generation, verdict) : NULL;
+	n = decided ? find_hits(tables_of(generation), verdict) : NULL;
 	if (n)
 		__sync_fetch_and_add(n, 1);
 	if (!(verdict & WFP_VERDICT_BLOCK)) {

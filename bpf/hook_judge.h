@@ -10,24 +10,25 @@
 
 struct wfp_judge_run {
 	__u32 cases; /* how many of the map's cases to judge */
-	__u32 generation; /* out: the generation that judged */
+	__u32 generation; /* out: the generation, and edition, that judged */
 };
 
-static long judge_case(__u32 i, void *generation)
+static long judge_case(__u32 i, void *in_force)
 {
 	struct wfp_case *c = bpf_map_lookup_elem(&cases, &i);
+	__u32 generation = *(__u32 *)in_force;
 	__u64 verdict;
 
 	if (!c)
 		return 1;
-	c->values.generation = *(__u32 *)generation;
+	c->values.generation = generation;
 	verdict = wfp_arbitrate(&c->values);
 	c->verdict.action = verdict & WFP_VERDICT_BLOCK ? WFP_ACTION_BLOCK :
 			    verdict & WFP_VERDICT_PERMIT ? WFP_ACTION_PERMIT :
 							   WFP_ACTION_NONE_NO_MATCH;
 	c->verdict.soft = !!(verdict & WFP_VERDICT_SOFT);
 	c->verdict.error = !!(verdict & WFP_VERDICT_ERROR);
-	c->verdict.filter_id = deciding_filter(c->values.generation, verdict);
+	c->verdict.filter_id = deciding_filter(generation, verdict);
 	return 0;
 }
 

@@ -112,14 +112,14 @@ static __always_inline __u32 cgroup_number(void *table, struct wfp_socket *s, __
 __noinline int wfp_put_identity(struct wfp_values *v, struct wfp_socket *s, __u32 used)
 {
 	struct wfp_generation *g;
-	__u32 generation, uid, gid, service = 0;
+	__u32 tables, uid, gid, service = 0;
 	void *table;
 
 	if (!v)
 		return 0;
-	generation = v->generation;
-	table = bpf_map_lookup_elem(&principals, &generation);
-	g = bpf_map_lookup_elem(&generations, &generation);
+	tables = tables_of(v->generation);
+	table = bpf_map_lookup_elem(&principals, &tables);
+	g = bpf_map_lookup_elem(&generations, &tables);
 	if (!table || !g)
 		return 0;
 	if (used & (1U << WFP_SLOT_APP)) {

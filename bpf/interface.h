@@ -21,7 +21,8 @@ static __always_inline int is_v6(__u32 layer)
 
 static __always_inline struct wfp_link *find_link(__u32 generation, __u32 ifindex)
 {
-	void *table = bpf_map_lookup_elem(&links, &generation);
+	__u32 tables = tables_of(generation);
+	void *table = bpf_map_lookup_elem(&links, &tables);
 	struct wfp_link *l = table ? bpf_map_lookup_elem(table, &ifindex) : NULL;
 
 	if (!l)

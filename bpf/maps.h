@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The maps. Tables of the policy exist twice, once a generation; a program
- * reads `active` once and then uses the tables of that generation only, so
- * that a commit is one store. The loader fills them through its own memory, which
+ * The maps. Tables of the policy exist twice, once a generation; a commit that
+ * changes few filters is another edition of the same ones. A program reads `active`
+ * once and then uses the generation and the edition that it names only, so that a
+ * commit is one store. The loader fills them through its own memory, which
  * is far faster than a call an element. Only the loader writes those; the programs write
  * sockets, flows, hits, counters and events.
  */
@@ -10,12 +11,7 @@
 
 #include "wfp.h"
 
-#define WFP_GENERATIONS 2
-
-/* key 0 -> the stamp: in its lower half the commit in force, of whose number the
- * lowest bit is the generation; in its upper half how often what the tables say of
- * the host has changed in it, and whether it is changing. Written by the loader: the
- * commit. */
+/* key 0 -> the stamp. Written by the loader: the commit. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -39,17 +35,27 @@ struct {
 	__uint(max_entries, WFP_GENERATIONS);
 } generations SEC(".maps");
 
-/* key generation * WFP_LAYERS + layer -> that layer. Written by the loader. */
+/* key edition * WFP_LAYERS + layer -> that layer. Written by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct wfp_layer);
-	__uint(max_entries, WFP_GENERATIONS * WFP_LAYERS);
+	__uint(max_entries, WFP_EDITIONS * WFP_LAYERS);
 } layers SEC(".maps");
+
+/* key edition * WFP_LAYERS + layer -> how its tables are amended, where they are.
+ * Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wfp_amendment);
+	__uint(max_entries, WFP_EDITIONS * WFP_LAYERS);
+} amendments SEC(".maps");
 
 /*
  * Tables are cut into pages of one size: the kernel's look-up of those is inlined
- * into the program, a table of any other size costs a call for each.
+ * into the program, a table of any other size costs a call for each. `tables` is a
+ * generation, or amended_tables of an edition, whose pages lie behind all others.
  */
 #define WFP_PAGED(name, value_type)                                     \
 	struct name##_page {                                            \
@@ -65,21 +71,21 @@ struct {
 	struct {                                                        \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);               \
 		__type(key, __u32);                                     \
-		__uint(max_entries, WFP_GENERATIONS * WFP_PAGES_##name); \
+		__uint(max_entries, WFP_GENERATIONS * (WFP_PAGES_AMENDED + WFP_EDITIONS)); \
 		__array(values, struct name##_inner);                   \
 	} name SEC(".maps");                                            \
-	static __always_inline struct name##_page *name##_page_of(__u32 generation, __u32 at) \
+	static __always_inline struct name##_page *name##_page_of(__u32 tables, __u32 at) \
 	{                                                               \
-		__u32 key = at / WFP_PAGE_##name * WFP_GENERATIONS + generation; \
+		__u32 key = at / WFP_PAGE_##name * WFP_GENERATIONS + tables; \
 		void *page = bpf_map_lookup_elem(&name, &key);          \
                                                                         \
 		key = 0;                                                \
 		return page ? bpf_map_lookup_elem(page, &key) : NULL;   \
 	}                                                               \
 	/* An entry, or NULL: the tables are inconsistent. */           \
-	static __always_inline value_type *find_##name(__u32 generation, __u32 at) \
+	static __always_inline value_type *find_##name(__u32 tables, __u32 at) \
 	{                                                               \
-		struct name##_page *page = name##_page_of(generation, at); \
+		struct name##_page *page = name##_page_of(tables, at);  \
                                                                         \
 		at &= WFP_PAGE_##name - 1;                              \
 		asm volatile("" : "+r"(at)); /* keeps the bound */      \
@@ -180,6 +186,7 @@ struct {
 /* clang keeps a type whole only where something but a map's definition names
  * it; these are the types that Go reads or writes. */
 const struct wfp_event *layout_event __attribute__((unused));
+const struct wfp_amendment *layout_amendment __attribute__((unused));
 const struct wfp_bucket *layout_bucket __attribute__((unused));
 const struct wfp_branch *layout_branch __attribute__((unused));
 const struct wfp_cut *layout_cut __attribute__((unused));
@@ -215,9 +222,10 @@ static __always_inline __u64 active_stamp(void)
 	return stamp ? *(volatile __u64 *)stamp : 0;
 }
 
+/* The generation and, above its bit, the edition. */
 static __always_inline __u32 stamp_generation(__u64 stamp)
 {
-	return (__u32)stamp & (WFP_GENERATIONS - 1);
+	return (__u32)stamp & ((1 << WFP_STAMP_COMMIT) - 1);
 }
 
 static __always_inline __u32 active_generation(void)
@@ -225,9 +233,21 @@ static __always_inline __u32 active_generation(void)
 	return stamp_generation(active_stamp());
 }
 
+/* Which tables the maps have under a generation without its edition. */
+static __always_inline __u32 tables_of(__u32 generation)
+{
+	return generation & (WFP_GENERATIONS - 1);
+}
+
 static __always_inline __u32 layer_key(__u32 generation, __u32 layer)
 {
-	return generation * WFP_LAYERS + (layer & (WFP_LAYERS - 1));
+	return (generation >> WFP_STAMP_EDITION) * WFP_LAYERS + (layer & (WFP_LAYERS - 1));
+}
+
+/* What finds the pages of an edition, from a key of the map of layers. */
+static __always_inline __u32 amended_tables(__u32 layer_key)
+{
+	return WFP_GENERATIONS * (WFP_PAGES_AMENDED + layer_key / WFP_LAYERS % WFP_EDITIONS);
 }
 
 static __always_inline struct wfp_layer *find_layer(__u32 generation, __u32 layer)

@@ -8,6 +8,7 @@ type (
 	Values     = WFPWfpValues
 	Verdict    = WFPWfpVerdict
 	Layer      = WFPWfpLayer
+	Amendment  = WFPWfpAmendment
 	Field      = WFPWfpField
 	Bucket     = WFPWfpBucket
 	Branch     = WFPWfpBranch
@@ -46,6 +47,10 @@ const (
 	ClassWords   = int(WFPWfpLimitWFP_CLASS_WORDS)
 	Candidates   = int(WFPWfpLimitWFP_CANDIDATES)
 	Pending      = int(WFPWfpLimitWFP_PENDING)
+	Generations  = int(WFPWfpLimitWFP_GENERATIONS)
+	Editions     = int(WFPWfpLimitWFP_EDITIONS)
+	PagesAmended = int(WFPWfpLimitWFP_PAGES_AMENDED)
+	Added        = int(WFPWfpLimitWFP_ADDED)
 	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
 	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
 	Line         = int(WFPWfpLimitWFP_LINE)
@@ -60,6 +65,11 @@ const (
 	// SecondFlag marks it as one where the value's second word counts (WFP_SECOND).
 	SecondFlag = uint32(0x20000000)
 
+	// StampEdition and StampCommit are where in a stamp the edition and the number of
+	// the commit begin; before them stands the generation of the tables
+	// (WFP_STAMP_*).
+	StampEdition = 1
+	StampCommit  = 4
 	// StampUnsettled marks a stamp while the tables in force are being changed
 	// (WFP_STAMP_UNSETTLED).
 	StampUnsettled = uint64(1) << 63
@@ -76,10 +86,13 @@ const (
 	EntryNode   = 29
 	NodeBits    = uint32(0x8530)
 
-	// A candidate's key (WFP_KEY_*): sublayer, place in evaluation order, and two
-	// bits of the action.
+	// A candidate's key (WFP_KEY_*): sublayer, place in evaluation order, which of the
+	// filters that were added before that place or, as KeyLaid, the one that the
+	// tables have there, and two bits of the action.
 	KeySubLayer = 26
-	KeyPlace    = 2
+	KeyPlace    = 9
+	KeyAdded    = 2
+	KeyLaid     = uint32(126)
 	KeyBlock    = uint32(2)
 	KeyHard     = uint32(1)
 	KeyNone     = ^uint32(0)
@@ -96,6 +109,8 @@ const (
 	FieldLines   = uint32(WFPWfpFieldFlagWFP_FIELD_LINES)
 
 	EphemeralUniform = uint32(WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM)
+	LayerAdded       = uint32(WFPWfpLayerFlagWFP_LAYER_ADDED)
+	LayerRemoved     = uint32(WFPWfpLayerFlagWFP_LAYER_REMOVED)
 
 	PrincipalApp     = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_APP)
 	PrincipalUID     = uint32(WFPWfpPrincipalKindWFP_PRINCIPAL_UID)

@@ -103,7 +103,7 @@ enum wfp_limit {
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
 	WFP_CANDIDATES = 3,      /* of a branch: two lines of the processor's cache */
 	WFP_PENDING = 8,         /* branches that wait while others are searched */
-	WFP_SPAN = 12,           /* sublayers that one search judges */
+	WFP_SPAN = 10,           /* sublayers that one search judges */
 	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
 	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
 	WFP_LINE = 16,           /* cells of a line: of the processor's cache, too */
@@ -123,6 +123,10 @@ enum wfp_limit {
 	WFP_PAGE_filters = 8192,
 	WFP_PAGES_hits = 1024,
 	WFP_PAGE_hits = 8192,
+	WFP_GENERATIONS = 2,     /* policies that have tables at a time */
+	WFP_EDITIONS = 8,        /* of what commits say of those tables, at a time */
+	WFP_PAGES_AMENDED = 1024, /* from here on each table has one page for each edition */
+	WFP_ADDED = 64,          /* filters of a layer that an edition adds to its tables */
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
 };
@@ -144,9 +148,10 @@ _Static_assert(WFP_PAGES_cuts * WFP_PAGE_cuts <= 1 << WFP_MAX_CUTS_LOG,
  * to takes their place as they are read (classify.h).
  */
 struct wfp_values {
-	__u16 layer;
-	__u16 sublayers; /* working memory: of the layer, with filters */
-	__u32 generation;
+	__u16 layer; /* wfp_arbitrate: its number in the map of layers */
+	__u8 sublayers; /* working memory: of the layer, with filters */
+	__u8 amended;   /* working memory: enum wfp_layer_flag */
+	__u32 generation; /* and edition, as in a stamp; wfp_arbitrate: of the tables */
 	__u32 present; /* bit s: slot s has a value; clear: FWP_EMPTY */
 	/* working memory, not input; here the verifier does not follow what it holds */
 	__u8 waiting; /* how many branches wait */
@@ -168,8 +173,17 @@ struct wfp_values {
 #define WFP_VERDICT_ERROR (1ULL << 35) /* the tables are inconsistent */
 #define WFP_VERDICT_ONCE (1ULL << 36) /* not to be kept for the next packet */
 
-/* The bit of a stamp while the tables in force are being changed. */
-#define WFP_STAMP_UNSETTLED (1ULL << 63)
+/*
+ * A stamp: which tables are in force, and which state of them. From its lowest bit:
+ * the generation of the tables, the edition, the number of the commit; in the upper
+ * half how often what the tables say of the host has changed since.
+ */
+#define WFP_STAMP_EDITION 1
+#define WFP_STAMP_COMMIT 4
+#define WFP_STAMP_UNSETTLED (1ULL << 63) /* the tables in force are being changed */
+
+_Static_assert(WFP_GENERATIONS == 1 << WFP_STAMP_EDITION, "a generation has its bit");
+_Static_assert(WFP_EDITIONS == 1 << (WFP_STAMP_COMMIT - WFP_STAMP_EDITION), "an edition has its bits");
 
 /* A verdict as the judge gives it to Go. */
 struct wfp_verdict {
@@ -247,7 +261,7 @@ struct wfp_field {
 #define WFP_ENTRY_NODE 29        /* lowest bit of the node; 0: ranges */
 #define WFP_NODE_BITS 0x8530U    /* of nodes 1 to 3, four bits each */
 
-/* One layer in one generation. */
+/* One layer in one edition. */
 struct wfp_layer {
 	__u32 fields;    /* tested fields */
 	__u32 sublayers; /* with filters; 0: the layer has none */
@@ -264,6 +278,24 @@ enum wfp_layer_flag {
 	/* no condition tells two ephemeral local ports apart, so any of them
 	 * stands for the one that connect() has not picked yet */
 	WFP_LAYER_EPHEMERAL_UNIFORM = 0x1,
+	WFP_LAYER_ADDED = 0x2,   /* the edition adds filters */
+	WFP_LAYER_REMOVED = 0x4, /* the edition removes filters */
+};
+
+/*
+ * How an edition amends the tables of a layer. A few filters that were added have
+ * small tables of their own: the leaf of each field leads to a mask of those of them
+ * that it will do for. Of filters that were removed a bit each says so, where the
+ * tables have them still.
+ */
+struct wfp_amendment {
+	__u64 all;     /* a bit for each filter that was added, in evaluation order */
+	__u32 fields;  /* that those test */
+	__u32 record;  /* of the first of them, in the filters table */
+	__u32 removed; /* REMOVED: cell of the bits, by place */
+	__u32 pad;
+	__u32 key[WFP_ADDED];
+	struct wfp_field field[WFP_MAX_FIELDS]; /* classes: cell of the masks, two each */
 };
 
 /* A node is 256 cells: where the next byte of the value leads to. */
@@ -301,8 +333,12 @@ enum wfp_candidate_flag {
 	WFP_CANDIDATE_TABLE = 2, /* from cell low[0] on, a bit says whether the first leaf will do */
 };
 
-#define WFP_KEY_SUBLAYER 26 /* its lowest bit in a key; 24 bits of place follow */
-#define WFP_KEY_PLACE 2
+#define WFP_KEY_SUBLAYER 26 /* its lowest bit in a key; 17 bits of place follow */
+#define WFP_KEY_PLACE 9
+#define WFP_KEY_ADDED 2     /* 7 bits: which filter that was added before that place, or */
+#define WFP_KEY_LAID 126    /* the one that the tables have there */
+#define WFP_KEY_AT_PLACE (1U << (WFP_KEY_PLACE - WFP_KEY_ADDED))
+#define WFP_KEY_PLACES (1ULL << (WFP_KEY_SUBLAYER - WFP_KEY_ADDED))
 #define WFP_KEY_BLOCK 2
 #define WFP_KEY_HARD 1
 #define WFP_KEY_NONE (~0U)  /* no candidate, and later than all */

@@ -21,6 +21,17 @@ const (
 	WFPWfpActionWFP_ACTION_NONE_NO_MATCH WFPWfpAction = 8
 )
 
+type WFPWfpAmendment struct {
+	_       structs.HostLayout
+	All     uint64
+	Fields  uint32
+	Record  uint32
+	Removed uint32
+	Pad     uint32
+	Key     [64]uint32
+	Field   [20]WFPWfpField
+}
+
 type WFPWfpBranch struct {
 	_         structs.HostLayout
 	Next      uint32
@@ -203,6 +214,8 @@ type WFPWfpLayerFlag uint32
 
 const (
 	WFPWfpLayerFlagWFP_LAYER_EPHEMERAL_UNIFORM WFPWfpLayerFlag = 1
+	WFPWfpLayerFlagWFP_LAYER_ADDED             WFPWfpLayerFlag = 2
+	WFPWfpLayerFlagWFP_LAYER_REMOVED           WFPWfpLayerFlag = 4
 )
 
 type WFPWfpLayerId uint32
@@ -240,7 +253,7 @@ const (
 	WFPWfpLimitWFP_CLASS_WORDS    WFPWfpLimit = 4
 	WFPWfpLimitWFP_CANDIDATES     WFPWfpLimit = 3
 	WFPWfpLimitWFP_PENDING        WFPWfpLimit = 8
-	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 12
+	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 10
 	WFPWfpLimitWFP_MAX_CUTS_LOG   WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
 	WFPWfpLimitWFP_LINE           WFPWfpLimit = 16
@@ -259,6 +272,10 @@ const (
 	WFPWfpLimitWFP_PAGE_filters   WFPWfpLimit = 8192
 	WFPWfpLimitWFP_PAGES_hits     WFPWfpLimit = 1024
 	WFPWfpLimitWFP_PAGE_hits      WFPWfpLimit = 8192
+	WFPWfpLimitWFP_GENERATIONS    WFPWfpLimit = 2
+	WFPWfpLimitWFP_EDITIONS       WFPWfpLimit = 8
+	WFPWfpLimitWFP_PAGES_AMENDED  WFPWfpLimit = 1024
+	WFPWfpLimitWFP_ADDED          WFPWfpLimit = 64
 	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
 )
@@ -362,7 +379,8 @@ type WFPWfpSocket struct {
 type WFPWfpValues struct {
 	_          structs.HostLayout
 	Layer      uint16
-	Sublayers  uint16
+	Sublayers  uint8
+	Amended    uint8
 	Generation uint32
 	Present    uint32
 	Waiting    uint8
@@ -388,6 +406,7 @@ type WFPWfpVerdict struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	WFPMapActive              = "active"
+	WFPMapAmendments          = "amendments"
 	WFPMapBranches            = "branches"
 	WFPMapBuckets             = "buckets"
 	WFPMapCases               = "cases"
@@ -429,6 +448,7 @@ const (
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpXdp             = "wfp_xdp"
 	WFPVarLayoutAction        = "layout_action"
+	WFPVarLayoutAmendment     = "layout_amendment"
 	WFPVarLayoutBranch        = "layout_branch"
 	WFPVarLayoutBranchesPage  = "layout_branches_page"
 	WFPVarLayoutBucket        = "layout_bucket"
@@ -523,6 +543,7 @@ type WFPProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPMapSpecs struct {
 	Active      *ebpf.MapSpec `ebpf:"active"`
+	Amendments  *ebpf.MapSpec `ebpf:"amendments"`
 	Branches    *ebpf.MapSpec `ebpf:"branches"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Cases       *ebpf.MapSpec `ebpf:"cases"`
@@ -550,6 +571,7 @@ type WFPMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutAmendment     *ebpf.VariableSpec `ebpf:"layout_amendment"`
 	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
 	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
@@ -596,6 +618,7 @@ func (o *WFPObjects) Close() error {
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPMaps struct {
 	Active      *ebpf.Map `ebpf:"active"`
+	Amendments  *ebpf.Map `ebpf:"amendments"`
 	Branches    *ebpf.Map `ebpf:"branches"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Cases       *ebpf.Map `ebpf:"cases"`
@@ -621,6 +644,7 @@ type WFPMaps struct {
 func (m *WFPMaps) Close() error {
 	return _WFPClose(
 		m.Active,
+		m.Amendments,
 		m.Branches,
 		m.Buckets,
 		m.Cases,
@@ -649,6 +673,7 @@ func (m *WFPMaps) Close() error {
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
+	LayoutAmendment     *ebpf.Variable `ebpf:"layout_amendment"`
 	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
 	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`

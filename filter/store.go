@@ -292,10 +292,10 @@ func compareSubLayers(a, b *SubLayer) int {
 	return cmp.Or(cmp.Compare(b.Weight, a.Weight), bytes.Compare(a.Key[:], b.Key[:]))
 }
 
-// compareFilters puts the filter of one sublayer first that is evaluated
-// first. Which of two filters of equal weight comes first is not documented;
+// CompareInSubLayer is negative where a is evaluated before b, which is of the same
+// sublayer. Which of two filters of equal weight comes first is not documented;
 // the older one does here.
-func compareFilters(a, b *Filter) int {
+func CompareInSubLayer(a, b *Filter) int {
 	return cmp.Or(cmp.Compare(b.EffectiveWeight, a.EffectiveWeight), cmp.Compare(a.ID, b.ID))
 }
 
@@ -327,7 +327,7 @@ func (s *Store) newPlan(id layermap.LayerID) *Plan {
 	p := &Plan{layer: layermap.ByID(id)}
 	for _, sub := range slices.SortedFunc(maps.Keys(bySubLayer), compareSubLayers) {
 		filters := bySubLayer[sub]
-		slices.SortFunc(filters, compareFilters)
+		slices.SortFunc(filters, CompareInSubLayer)
 		p.add(sub, filters)
 	}
 	return p

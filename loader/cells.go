@@ -24,9 +24,13 @@ const (
 )
 
 // shape is how many bits of a value choose in each of the tables that lead to a
-// field's leaves.
+// field's leaves. Those of an edition have few leaves and little room.
 func (f *tested) shape(width int, end ends) []uint8 {
 	switch {
+	case f.amends && f.bits == nil && width == 2:
+		return []uint8{8, 4, 4}
+	case f.amends && f.bits == nil && width == 4:
+		return []uint8{11, 7, 7, 7}
 	case f.bits == nil && width == 2 && f.leaves > fewPorts:
 		return []uint8{16}
 	case f.bits == nil && width == 4 && f.sets && f.leaves > manyAddresses:

@@ -19,6 +19,9 @@ const (
 	MaxFiltersPerLayer   = 1 << 17
 	MaxSubLayersPerLayer = bpf.MaxSubLayers // 64
 	MaxTokens            = 1 << 20          // uids x gids x services that a policy names
+	// MaxAdded is how many filters of a layer are looked at beside tables in force
+	// before these are made anew.
+	MaxAdded = bpf.Added
 	// MaxNodesPerField bounds what flag conditions of one layer on one field may
 	// distinguish: many different masks can need a power of two of nodes.
 	MaxNodesPerField = 1 << 14
@@ -42,6 +45,7 @@ type tables struct {
 	counts     map[layermap.LayerID]int
 	generation bpf.Generation
 	numbers    *numbers
+	laid       map[layermap.LayerID]*laidLayer
 }
 
 // portRange is net.ipv4.ip_local_port_range.
@@ -59,6 +63,7 @@ func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
 	t := &tables{
 		layers:   map[layermap.LayerID]*bpf.Layer{},
 		counts:   map[layermap.LayerID]int{},
+		laid:     map[layermap.LayerID]*laidLayer{},
 		cells:    make([]uint32, 1), // none is cell 0
 		branches: make([]bpf.Branch, 1),
 	}
@@ -88,6 +93,18 @@ type compiled struct {
 	wants    []want
 }
 
+// key orders a filter among those of its layer: a place there, and which one at it.
+func (c *compiled) key(place, at uint32) uint32 {
+	key := uint32(c.subLayer)<<bpf.KeySubLayer | place<<bpf.KeyPlace | at<<bpf.KeyAdded
+	if c.block {
+		key |= bpf.KeyBlock
+	}
+	if c.hard {
+		key |= bpf.KeyHard
+	}
+	return key
+}
+
 // ask is a filter's conditions on one field of the layer.
 type ask struct {
 	field int // FWPS index
@@ -102,6 +119,7 @@ type tested struct {
 	index  int // 2 x FWPS index, and 1 for sets
 	field  layermap.Field
 	src    layermap.Source
+	amends bool                 // its tables are those of an edition
 	sets   bool                 // of two that share a field, the one with sets of addresses
 	groups [][]filter.Condition // the distinct things asked
 	leafing
@@ -175,6 +193,7 @@ func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRang
 	}
 	t.counts[l.ID] = len(list)
 	t.layers[l.ID] = layer
+	t.laid[l.ID] = newLaidLayer(layer, list, search.idle)
 	return true, nil
 }
 
@@ -201,27 +220,13 @@ func (t *tables) fits() error {
 func effective(s *filter.Store, l *layermap.Layer) ([]compiled, error) {
 	all := s.Layer(l.ID)
 	list := make([]compiled, 0, len(all))
-	sources := make([]layermap.Source, len(l.Fields))
-	for i, f := range l.Fields {
-		sources[i] = l.Source(f.Key)
-	}
+	sources := fieldSources(l)
 	var last filter.GUID
 	subLayer := -1
 	for _, f := range all {
-		c := compiled{filter: f}
-		switch f.Action {
-		case filter.ActionPermit:
-			c.hard = f.Flags&filter.FlagClearActionRight != 0
-		case filter.ActionBlock:
-			c.block, c.hard = true, true
-		case filter.ActionCalloutInspection:
-			continue // not registered: ignored
-		default:
-			if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 {
-				c.hard = f.Flags&filter.FlagClearActionRight != 0
-			} else {
-				c.block, c.hard = true, true
-			}
+		c, decides := newCompiled(f)
+		if !decides {
+			continue
 		}
 		possible, err := c.settle(l, sources)
 		if err != nil {
@@ -238,6 +243,35 @@ func effective(s *filter.Store, l *layermap.Layer) ([]compiled, error) {
 		list = append(list, c)
 	}
 	return list, nil
+}
+
+// newCompiled settles a filter's action. It reports whether it has one that decides.
+func newCompiled(f *filter.Filter) (c compiled, decides bool) {
+	c.filter = f
+	switch f.Action {
+	case filter.ActionPermit:
+		c.hard = f.Flags&filter.FlagClearActionRight != 0
+	case filter.ActionBlock:
+		c.block, c.hard = true, true
+	case filter.ActionCalloutInspection:
+		return c, false // not registered: ignored
+	default:
+		if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 {
+			c.hard = f.Flags&filter.FlagClearActionRight != 0
+		} else {
+			c.block, c.hard = true, true
+		}
+	}
+	return c, true
+}
+
+// fieldSources says where the values of a layer's fields come from.
+func fieldSources(l *layermap.Layer) []layermap.Source {
+	sources := make([]layermap.Source, len(l.Fields))
+	for i, f := range l.Fields {
+		sources[i] = l.Source(f.Key)
+	}
+	return sources
 }
 
 func subLayerKey(f *filter.Filter) filter.GUID {

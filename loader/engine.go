@@ -3,10 +3,8 @@
 package loader
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -40,6 +38,9 @@ type Engine struct {
 
 	numbers   *numbers // of the commit numbersOf, kept for the judge; nil: not read yet
 	numbersOf uint64
+
+	grace *grace
+	laid  *laid // what the tables in force were made of, if this engine has made them
 }
 
 // Open opens the target's instance, or prepares a new one; nothing exists
@@ -57,7 +58,7 @@ func Open(opts Options) (*Engine, error) {
 		ns.close()
 		return nil, err
 	}
-	e := &Engine{ns: ns, cg: cg, in: instanceAt(instanceName(ns, cg))}
+	e := &Engine{ns: ns, cg: cg, grace: newGrace(), in: instanceAt(instanceName(ns, cg))}
 	if err := e.in.load(); err != nil {
 		// none, or one of an earlier boot
 		e.in.info = instanceInfo{BootID: bootID(), Version: bpf.Version()}
@@ -112,7 +113,7 @@ func Find(t Target) (*Engine, error) {
 }
 
 func (in *instance) open() (*Engine, error) {
-	e := &Engine{in: in}
+	e := &Engine{in: in, grace: newGrace()}
 	var err error
 	if e.ns, err = in.findNetns(); err != nil {
 		return nil, err
@@ -280,7 +281,7 @@ func (e *Engine) newMaps() error {
 			e.maps[name] = coll.DetachMap(name)
 		}
 	}
-	return nil
+	return e.addEditionPages()
 }
 
 // ours tells the instance's maps from the sections of the object (.rodata).
@@ -341,66 +342,22 @@ func programsFor(spots []spot) []string {
 
 // Close releases the process's handles; enforcement stays.
 func (e *Engine) Close() error {
-	e.closeMaps()
+	err := e.closeMaps()
 	if e.ns != nil {
 		e.ns.close()
 	}
-	return nil
+	return err
 }
 
-func (e *Engine) closeMaps() {
+func (e *Engine) closeMaps() error {
 	for _, p := range e.programs {
 		p.Close()
 	}
 	for _, m := range e.maps {
 		m.Close()
 	}
-	e.maps, e.programs, e.foreign, e.numbers = nil, nil, nil, nil
-}
-
-// active is the number of the commit in force, 0 before the first.
-func (e *Engine) active() (generation uint64, err error) {
-	stamp, err := e.stamp()
-	return stamp % stampChange, err
-}
-
-// The stamp tells apart all states that the tables in force have had: a verdict
-// that the programs have kept counts under the stamp alone under which it was
-// made. Its lower half is the number of the commit.
-const stampChange = 1 << 32 // added for each change that was made to them
-
-func (e *Engine) stamp() (stamp uint64, err error) {
-	if e.foreign != nil {
-		return 0, e.foreign
-	}
-	if m := e.maps[bpf.WFPMapActive]; m != nil {
-		err = m.Lookup(uint32(0), &stamp)
-	}
-	return stamp, err
-}
-
-// changing is for who is about to change tables that are in force; changed must
-// follow. A process that dies in between leaves the programs without verdicts
-// that they kept, until somebody looks around or commits.
-func (e *Engine) changing() error {
-	stamp, err := e.stamp()
-	if err != nil || stamp == 0 {
-		return err // nothing is in force
-	}
-	return e.maps[bpf.WFPMapActive].Put(uint32(0), stamp|bpf.StampUnsettled)
-}
-
-// changed lets verdicts be kept again, if they were not, under a stamp that no
-// packet finds which may have met the tables as they were.
-func (e *Engine) changed() error {
-	stamp, err := e.stamp()
-	if err != nil || stamp&bpf.StampUnsettled == 0 {
-		return err
-	}
-	if err := e.gracePeriod(); err != nil {
-		return err
-	}
-	return e.maps[bpf.WFPMapActive].Put(uint32(0), stamp&^bpf.StampUnsettled+stampChange)
+	e.maps, e.programs, e.foreign, e.numbers, e.laid = nil, nil, nil, nil, nil
+	return e.grace.reset()
 }
 
 // hold takes the instance's lock and looks anew at what another process may
@@ -440,8 +397,7 @@ func (e *Engine) followPins() error {
 			return nil
 		}
 	}
-	e.closeMaps()
-	return e.openMaps()
+	return errors.Join(e.closeMaps(), e.openMaps())
 }
 
 func sameMap(a, b *ebpf.Map) bool {
@@ -503,461 +459,6 @@ func (e *Engine) absent(devs []device) error {
 		}
 	}
 	return nil
-}
-
-// Commit compiles the policy, attaches the hooks that it needs and puts it in
-// force by one store. On an error the policy before stays in force.
-func (e *Engine) Commit(ctx context.Context, p *policy.Policy) error {
-	return e.transact(ctx, p, false)
-}
-
-// CommitUnconfirmed is Commit of a policy that waits for Confirm from the
-// moment that it is in force.
-func (e *Engine) CommitUnconfirmed(ctx context.Context, p *policy.Policy) error {
-	return e.transact(ctx, p, true)
-}
-
-func (e *Engine) transact(ctx context.Context, p *policy.Policy, unconfirmed bool) error {
-	if err := makeDir(e.in.run); err != nil {
-		return err
-	}
-	lock, err := e.in.lock("lock")
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := e.followPins(); err != nil {
-		return err
-	}
-	generation, err := e.active()
-	if err != nil {
-		return err
-	}
-	err = e.commit(ctx, p, generation, unconfirmed)
-	if inForce := (*InForceError)(nil); err != nil && generation == 0 && !errors.As(err, &inForce) {
-		// nothing of ours was in force: a failure must leave nothing behind
-		return errors.Join(err, e.remove())
-	}
-	return err
-}
-
-func (e *Engine) commit(ctx context.Context, p *policy.Policy, generation uint64, unconfirmed bool) error {
-	ephemeral, err := e.ns.ephemeral()
-	if err != nil {
-		return err
-	}
-	t, err := compile(p, ephemeral)
-	if err != nil {
-		return err
-	}
-	rec := newRecord(p, t)
-	rec.Generation, rec.Unconfirmed = generation+1, unconfirmed
-	h, devs, err := e.links()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	if err := errors.Join(e.absent(devs), ctx.Err()); err != nil {
-		return err
-	}
-	want, missing, err := e.plan(rec.Layers, devs)
-	if err != nil {
-		return err
-	}
-	if err := e.pinMaps(); err != nil {
-		return err
-	}
-	principals, _ := rec.Numbers.principals()
-	if err := e.in.loseTables(generation - 1); err != nil {
-		return err
-	}
-	if err := e.upload(uint32(rec.Generation&1), t, linkTable(devs, rec.linkPolicy()), principals); err != nil {
-		return err
-	}
-	if err := e.syncRoutes(h); err != nil {
-		return err
-	}
-	if err := e.configure(ephemeral); err != nil {
-		return err
-	}
-	// from here on down finds what a process that dies leaves behind
-	before := instance{run: e.in.run}
-	known := before.load() == nil
-	if err := e.in.save(); err != nil {
-		return err
-	}
-	err = e.putInForce(ctx, rec, want, missing, generation-1)
-	if inForce := (*InForceError)(nil); err != nil && known && !errors.As(err, &inForce) {
-		return errors.Join(err, before.save()) // a watch goes by it
-	}
-	return err
-}
-
-// plan is the attachments that the layers of a policy want, and those of them
-// that are missing, whose programs it loads.
-func (e *Engine) plan(layers map[layermap.LayerID]int, devs []device) (want, missing []spot, err error) {
-	want = spots(layers, e.selected(devs))
-	missing, err = e.missing(want)
-	if err == nil {
-		err = e.load(programsFor(missing))
-	}
-	return want, missing, err
-}
-
-// putInForce makes the attachments that are missing and stores the number of a
-// commit whose tables are filled. On an error the one before stays in force, as
-// it was. Then the records of commits that nothing leads back to go, and the
-// attachments that are not wanted any more.
-func (e *Engine) putInForce(ctx context.Context, rec *record, want, missing []spot, obsolete ...uint64) error {
-	made, err := e.attach(missing)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		err = e.in.writeSets(rec)
-	}
-	if err == nil {
-		err = e.in.writeRecord(rec)
-	}
-	if err == nil {
-		err = e.maps[bpf.WFPMapActive].Put(uint32(0), rec.Generation) // the commit
-	}
-	if err != nil {
-		return errors.Join(err, e.detachAll(made))
-	}
-	for _, generation := range obsolete {
-		e.in.removeRecord(generation)
-	}
-	if err := errors.Join(e.gracePeriod(), e.tidy(want)); err != nil {
-		return &InForceError{err}
-	}
-	return nil
-}
-
-func linkTable(devs []device, p *linkPolicy) map[uint32]bpf.Link {
-	table := map[uint32]bpf.Link{}
-	for _, d := range devs {
-		table[uint32(d.Index)] = d.fact(p)
-	}
-	return table
-}
-
-func (e *Engine) syncRoutes(h *netlink.Handle) error {
-	table, err := routes(h)
-	if err != nil {
-		return err
-	}
-	if err := table.fillSources(h); err != nil {
-		return err
-	}
-	// every generation has these
-	_, err = syncMap(e.maps[bpf.WFPMapRoutes], table, e.changing)
-	return errors.Join(err, e.changed())
-}
-
-func (e *Engine) configure(ephemeral portRange) error {
-	c := bpf.Config{
-		NetnsCookie: e.ns.cookie, EphemeralLow: uint32(ephemeral.low), EphemeralHigh: uint32(ephemeral.high),
-	}
-	if e.in.info.Permits {
-		c.Permits = 1
-	}
-	return e.maps[bpf.WFPMapConfig].Put(uint32(0), c)
-}
-
-// gracePeriod returns when every program that was running has ended: the
-// kernel waits for that when an outer map's entry is replaced.
-func (e *Engine) gracePeriod() error {
-	outer := e.maps[bpf.WFPMapLinks]
-	generation, err := e.active()
-	if err != nil {
-		return err
-	}
-	slot := uint32(generation & 1)
-	var m *ebpf.Map
-	if err := outer.Lookup(slot, &m); err != nil {
-		return err
-	}
-	defer m.Close()
-	return outer.Put(slot, m)
-}
-
-// missing is the attachments that do not exist, or whose link is another one by
-// now: a link made anew under a name has nothing of what its predecessor had.
-func (e *Engine) missing(want []spot) ([]spot, error) {
-	have, err := e.in.attached()
-	return slices.DeleteFunc(slices.Clone(want), func(s spot) bool {
-		return slices.Contains(have, s.pin()) && e.holds(s)
-	}), err
-}
-
-// attach makes attachments, all or none, and returns their names. Where sockets
-// are among them, the sockets that are older get their identity.
-func (e *Engine) attach(list []spot) (made []string, err error) {
-	for _, s := range list {
-		// what has the name already is on a link that is gone
-		if err = e.detach(s.pin()); err == nil {
-			err = e.attachAt(s)
-		}
-		if err != nil {
-			break
-		}
-		made = append(made, s.pin())
-	}
-	if err == nil && slices.ContainsFunc(list, func(s spot) bool { return s.hook.kind == onCgroup }) {
-		err = e.adoptOldSockets()
-	}
-	if err != nil {
-		return nil, errors.Join(err, e.detachAll(made))
-	}
-	return made, nil
-}
-
-func (e *Engine) detachAll(names []string) (err error) {
-	for _, name := range names {
-		err = errors.Join(err, e.detach(name))
-	}
-	return err
-}
-
-// ErrNotWaiting: the commit was confirmed, replaced or removed.
-var ErrNotWaiting = errors.New("the commit does not wait to be confirmed")
-
-// RollbackUnconfirmed is Rollback of a commit that still waits for Confirm;
-// ErrNotWaiting where it does not.
-func (e *Engine) RollbackUnconfirmed(generation uint64) error {
-	return e.rollback(func(rec *record) error {
-		if rec.Generation != generation || !rec.Unconfirmed {
-			return ErrNotWaiting
-		}
-		return nil
-	})
-}
-
-// Rollback puts the policy before the last Commit in force again; where there
-// was none it is Down.
-func (e *Engine) Rollback() error { return e.rollback(func(*record) error { return nil }) }
-
-func (e *Engine) rollback(allowed func(*record) error) error {
-	lock, err := e.hold()
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	rec, err := e.record()
-	if err != nil {
-		return err
-	}
-	if err := allowed(rec); err != nil {
-		return err
-	}
-	generation := rec.Generation
-	old, err := e.in.readRecord(generation - 1)
-	if errors.Is(err, os.ErrNotExist) {
-		return e.remove()
-	}
-	if err != nil {
-		return err
-	}
-	// The tables of the generation before still stand in the other slot, which
-	// is also that of the next, unless a commit that failed has filled that.
-	h, devs, err := e.links()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	want, missing, err := e.plan(old.Layers, devs)
-	if err != nil {
-		return err
-	}
-	old.Generation, old.Unconfirmed = generation+1, false
-	principals, _ := old.Numbers.principals()
-	if e.in.lostTables(generation - 1) {
-		if err := e.fillAgain(old, generation-1, devs, principals); err != nil {
-			return err
-		}
-	}
-	// what the tables say of the host is as old as the policy is
-	if _, err := syncTable(e, bpf.WFPMapPrincipals, old, principals, nil); err != nil {
-		return err
-	}
-	if _, err := syncTable(e, bpf.WFPMapLinks, old, linkTable(devs, old.linkPolicy()), nil); err != nil {
-		return err
-	}
-	if err := e.syncRoutes(h); err != nil {
-		return err
-	}
-	return e.putInForce(context.Background(), old, want, missing, generation, generation-1)
-}
-
-// fillAgain makes the tables of a commit that was in force again, for the commit that
-// its record is of now.
-func (e *Engine) fillAgain(rec *record, committed uint64, devs []device, principals map[bpf.Principal]uint32) error {
-	now := rec.Generation
-	rec.Generation = committed // its sets lie under that
-	p, err := e.policy(rec)
-	rec.Generation = now
-	if err != nil {
-		return err
-	}
-	ephemeral, err := e.ns.ephemeral()
-	if err != nil {
-		return err
-	}
-	t, err := compile(p, ephemeral)
-	if err != nil {
-		return err
-	}
-	return e.upload(uint32(now&1), t, linkTable(devs, rec.linkPolicy()), principals)
-}
-
-// tidy detaches the hooks that are not wanted any more.
-func (e *Engine) tidy(want []spot) error {
-	have, err := e.in.attached()
-	for _, name := range have {
-		if !slices.ContainsFunc(want, func(s spot) bool { return s.pin() == name }) {
-			err = errors.Join(err, e.detach(name))
-		}
-	}
-	return err
-}
-
-// record is the policy in force.
-func (e *Engine) record() (*record, error) {
-	generation, err := e.active()
-	if err != nil {
-		return nil, err
-	}
-	rec, err := e.in.readRecord(generation)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, ErrNotApplied
-	}
-	return rec, err
-}
-
-// Generation counts the commits of the instance; 0 before the first.
-func (e *Engine) Generation() (uint64, error) {
-	generation, err := e.active()
-	if !exists(e.in.recordPath(generation)) {
-		return 0, err // taken down by another process
-	}
-	return generation, err
-}
-
-// Confirm keeps an unconfirmed commit and reports whether there was one.
-func (e *Engine) Confirm() (bool, error) {
-	lock, err := e.hold()
-	if err != nil {
-		return false, err
-	}
-	defer lock.Close()
-	rec, err := e.record()
-	if err != nil || !rec.Unconfirmed {
-		return false, err
-	}
-	rec.Unconfirmed = false
-	return true, e.in.writeRecord(rec)
-}
-
-// Unconfirmed reports whether the last commit waits for Confirm.
-func (e *Engine) Unconfirmed() bool {
-	rec, err := e.record()
-	return err == nil && rec.Unconfirmed
-}
-
-// Down removes everything of the instance, and nothing else.
-func (e *Engine) Down() error {
-	if !exists(e.in.run) && !exists(e.in.pins) {
-		return nil
-	}
-	if err := makeDir(e.in.run); err != nil {
-		return err
-	}
-	lock, err := e.in.lock("lock")
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	return e.remove()
-}
-
-// DownAll is Down of every instance, also of those whose records are lost or
-// damaged: what is pinned is in force whatever the records say.
-func DownAll() error {
-	if err := CheckCapabilities(); err != nil {
-		return err
-	}
-	names := map[string]bool{}
-	for _, dir := range []string{runRoot(), pinRoot()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		for _, e := range entries {
-			names[e.Name()] = true
-		}
-	}
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		errs = append(errs, downNamed(name))
-	}
-	return errors.Join(errs...)
-}
-
-func downNamed(name string) error {
-	in := instanceAt(name)
-	if err := in.load(); err != nil {
-		in.info = instanceInfo{}
-		if !in.parseName() {
-			return fmt.Errorf("%s is no instance of wfpebpf: remove it by hand", in.run)
-		}
-	}
-	e, err := in.open()
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	return e.Down()
-}
-
-func (e *Engine) remove() error {
-	names, err := e.in.attached()
-	err = errors.Join(err, e.detachAll(names))
-	for _, m := range e.maps {
-		if m.IsPinned() {
-			err = errors.Join(err, m.Unpin())
-		}
-	}
-	// what a version that we do not know has pinned goes, too
-	filepath.WalkDir(e.in.pins, func(path string, d fs.DirEntry, walkErr error) error {
-		if walkErr == nil && !d.IsDir() {
-			err = errors.Join(err, os.Remove(path))
-		}
-		return nil
-	})
-	e.closeMaps()
-	return errors.Join(err, os.RemoveAll(e.in.pins), os.RemoveAll(e.in.run), removeEmpty(pinRoot()), removeEmpty(runRoot()), e.openMaps())
-}
-
-// removeEmpty removes a directory that holds nothing any more. Another instance
-// may be at it, too.
-func removeEmpty(dir string) error {
-	err := unix.Rmdir(dir)
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
-}
-
-// makeDir is MkdirAll where removeEmpty of another instance may take a parent
-// away again.
-func makeDir(dir string) (err error) {
-	for range 10 {
-		if err = os.MkdirAll(dir, 0o700); !errors.Is(err, os.ErrNotExist) {
-			break
-		}
-	}
-	return err
 }
 
 // AttachLink adds a link to those that are filtered, while the policy is in

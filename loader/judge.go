@@ -93,6 +93,11 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 		if err != nil {
 			return nil, err
 		}
+		in, err := e.stamp()
+		if err != nil {
+			return nil, err
+		}
+		at := in.place()
 		n := min(len(values), bpf.JudgeCases)
 		for i, v := range values[:n] {
 			numbers.encode(&batch[i], l, v)
@@ -104,7 +109,9 @@ func (e *Engine) Judge(layer layermap.LayerID, values []filter.Values) ([]Verdic
 		if ret, err := prog.Run(&ebpf.RunOptions{Context: &run, ContextOut: &run}); err != nil || ret != 0 {
 			return nil, fmt.Errorf("running the judge: %w (%d)", err, ret)
 		}
-		if run.Generation != uint32(generation&1) {
+		if now, err := e.active(); err != nil {
+			return nil, err
+		} else if now != generation || run.Generation != at.number() {
 			continue // a commit came between: these numbers mean others in it
 		}
 		var cursor ebpf.MapBatchCursor

@@ -92,7 +92,7 @@ type FilterRow struct {
 	SubLayer string    `json:"subLayer"`
 	Weight   uint64    `json:"weight"`
 	Action   string    `json:"action"`
-	Hits     uint64    `json:"hits"` // decisions since the last commit
+	Hits     uint64    `json:"hits"` // decisions since the tables were made that it is in
 	// Sets are the sets of addresses that its conditions name; they have the
 	// addresses by number only.
 	Sets []SetRef `json:"sets,omitempty"`
@@ -153,6 +153,17 @@ type State struct {
 	Unreadable  uint64         `json:"unreadable"` // packets dropped because their headers cannot be read
 	Failsafes   []string       `json:"failsafes"`
 	Unconfirmed bool           `json:"unconfirmed"` // waits for confirm
+	// Amends is how the policy differs from that which its tables were made of; nil
+	// where it does not.
+	Amends *Amends `json:"amends,omitempty"`
+}
+
+// Amends counts what is looked at beside the tables of a commit: that costs each
+// verdict a little, and making them anew takes longer.
+type Amends struct {
+	Generation uint64 `json:"generation"` // the commit
+	Added      int    `json:"added"`      // filters
+	Removed    int    `json:"removed"`
 }
 
 // InForceError says that a commit or roll-back is in force, and what went wrong

@@ -37,13 +37,18 @@ const appSystem = "System"
 const otherApp = "\x00any other executable"
 
 func numberIdentities(p *policy.Policy) (*numbers, error) {
+	return numberFilters(p, p.Store.Filters())
+}
+
+// numberFilters gives numbers to the identities that some of a policy's filters name.
+func numberFilters(p *policy.Policy, filters []*filter.Filter) (*numbers, error) {
 	apps, uids, gids := map[string]bool{}, map[uint32]bool{}, map[uint32]bool{}
 	services := map[string][]filter.SID{}
 	packages := map[string]filter.SID{}
 	for sid, unit := range p.Packages {
 		packages[unit] = sid
 	}
-	for _, f := range p.Store.Filters() {
+	for _, f := range filters {
 		l := layermap.ByID(f.Layer)
 		if l == nil || !l.Hook().Live {
 			continue

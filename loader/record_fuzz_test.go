@@ -59,29 +59,56 @@ func FuzzRecord(f *testing.F) {
 		if err := os.WriteFile(in.recordPath(1), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r, err := in.readRecord(1)
-		if err != nil {
-			return
-		}
-		for _, s := range sets(r.Filters) {
-			_ = s.String()
-		}
-		if err := in.loadSets(r); err == nil && slices.ContainsFunc(sets(r.Filters), func(s *filter.AddressSet) bool { return !s.Loaded() }) {
-			t.Fatal("sets without addresses are taken for loaded")
-		}
-		store := r.store()
-		r.linkPolicy()
-		r.subLayerNames()
-		for _, l := range liveLayers() {
-			filter.Arbitrate(store, l, make(filter.Values, len(layermap.ByID(l).Fields)), nil)
-		}
-		if err := in.writeRecord(r); err != nil {
-			t.Fatalf("cannot be written again: %v", err)
-		}
-		if _, err := in.readRecord(1); err != nil {
-			t.Fatalf("cannot be read again: %v", err)
-		}
+		readAndUse(t, &in, 1)
 	})
+}
+
+// So does one that amends another one.
+func FuzzChange(f *testing.F) {
+	in := instance{run: f.TempDir()}
+	if err := os.WriteFile(in.recordPath(1), seedRecord(f), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	data, err := json.Marshal(&change{
+		Base: 1, Generation: 2, Removed: []filter.ID{2}, Order: []filter.ID{9}, Place: place{1, 3},
+		Added: []*filter.Filter{{ID: 9, Name: "added", Layer: layermap.ALEAuthConnectV4, Action: filter.ActionBlock}},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(in.changePath(2), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		readAndUse(t, &in, 2)
+	})
+}
+
+func readAndUse(t *testing.T, in *instance, generation uint64) {
+	r, err := in.readRecord(generation)
+	if err != nil {
+		return
+	}
+	for _, s := range sets(r.Filters) {
+		_ = s.String()
+	}
+	if err := in.loadSets(r); err == nil && slices.ContainsFunc(sets(r.Filters), func(s *filter.AddressSet) bool { return !s.Loaded() }) {
+		t.Fatal("sets without addresses are taken for loaded")
+	}
+	store := r.store()
+	r.linkPolicy()
+	r.subLayerNames()
+	for _, l := range liveLayers() {
+		filter.Arbitrate(store, l, make(filter.Values, len(layermap.ByID(l).Fields)), nil)
+	}
+	r.Generation = generation
+	if err := in.writeRecord(r); err != nil {
+		t.Fatalf("cannot be written again: %v", err)
+	}
+	if _, err := in.readRecord(generation); err != nil {
+		t.Fatalf("cannot be read again: %v", err)
+	}
 }
 
 // instance.json names what is filtered; only one of this boot is an instance.

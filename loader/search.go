@@ -50,6 +50,40 @@ type search struct {
 
 	tests map[string]int32 // of rest
 	id    []byte
+
+	idle idleFilters
+}
+
+// idleFilters is, by filter, those that some place of the tables leaves out because
+// of it: without it they would matter there.
+type idleFilters struct {
+	first []int32 // by filter: the last of its list, 1 the first entry; 0: none
+	list  []idleFilter
+}
+
+type idleFilter struct {
+	filter int32
+	next   int32
+}
+
+func (l *idleFilters) add(because, idle int32) {
+	at := l.first[because]
+	if at > 0 && l.list[at-1].filter == idle {
+		return // as at the place before
+	}
+	l.list = append(l.list, idleFilter{idle, at})
+	l.first[because] = int32(len(l.list))
+}
+
+// all calls fn with each filter that is idle because of one, some more than once,
+// until it returns false.
+func (l *idleFilters) all(because int32, fn func(idle int32) bool) bool {
+	for at := l.first[because]; at > 0; at = l.list[at-1].next {
+		if !fn(l.list[at-1].filter) {
+			return false
+		}
+	}
+	return true
 }
 
 // item is a filter at some place of the tree.
@@ -60,6 +94,7 @@ type item struct {
 
 func newSearch(t *tables, fields []*tested, list []compiled) *search {
 	s := &search{t: t, fields: fields, list: list, heads: make([][]uint32, len(fields)), tests: map[string]int32{}}
+	s.idle.first = make([]int32, len(list))
 	s.shares = make([][]float64, len(fields))
 	places := make([]int, len(fields))
 	for i := range list {
@@ -230,14 +265,15 @@ func (s *search) branch(b bpf.Branch) uint32 {
 // alike only the first of a sublayer can matter.
 func (s *search) look(items []item, next uint32) uint32 {
 	var cs []bpf.Candidate
-	seen := map[[2]int32]bool{}
+	seen := map[[2]int32]int32{}
 	for _, it := range items {
 		if len(items) > 1 {
 			id := [2]int32{int32(s.list[it.filter].subLayer), s.rest(it)}
-			if seen[id] {
+			if because, ok := seen[id]; ok {
+				s.idle.add(because, it.filter)
 				continue
 			}
-			seen[id] = true
+			seen[id] = it.filter
 		}
 		cs = s.candidates(cs, it)
 	}
@@ -296,13 +332,7 @@ type compare struct {
 // that are compared with spans.
 func (s *search) candidates(cs []bpf.Candidate, it item) []bpf.Candidate {
 	c := &s.list[it.filter]
-	key := uint32(c.subLayer)<<bpf.KeySubLayer | uint32(it.filter)<<bpf.KeyPlace
-	if c.block {
-		key |= bpf.KeyBlock
-	}
-	if c.hard {
-		key |= bpf.KeyHard
-	}
+	key := c.key(uint32(it.filter), bpf.KeyLaid)
 	var deny classMask
 	var compares []compare
 	var spans [][]span
@@ -511,6 +541,7 @@ func (s *search) choose(items []item, field, depth int, how fit) (cuts []bpf.Cut
 		for len(open) > 0 && p.high > nests[open[len(open)-1]].high {
 			top := &nests[open[len(open)-1]]
 			if len(top.items) == 1 && s.shadows(p.item, top.items[0]) {
+				s.idle.add(p.item.filter, top.items[0].filter)
 				closeOne(p.low) // from here on the new one matters alone
 				continue
 			}
@@ -602,6 +633,7 @@ func (s *search) shadowed(nests []nest, open []int32, it item) (end uint32, ok b
 				return 0, false
 			}
 			if s.shadows(other, it) {
+				s.idle.add(other.filter, it.filter)
 				return nests[open[i]].high, true
 			}
 		}
@@ -614,11 +646,19 @@ func (s *search) shadowed(nests []nest, open []int32, it item) (end uint32, ok b
 func (s *search) around(nests []nest, n *nest) int32 {
 	at := n.around
 	for at >= 0 && len(n.items) <= fewFilters {
-		idle := !slices.ContainsFunc(nests[at].items, func(other item) bool {
-			return !slices.ContainsFunc(n.items, func(it item) bool { return s.shadows(it, other) })
-		})
-		if !idle {
+		because := make([]int32, 0, fewFilters)
+		for _, other := range nests[at].items {
+			i := slices.IndexFunc(n.items, func(it item) bool { return s.shadows(it, other) })
+			if i < 0 {
+				break
+			}
+			because = append(because, n.items[i].filter)
+		}
+		if len(because) < len(nests[at].items) {
 			break
+		}
+		for i, other := range nests[at].items {
+			s.idle.add(because[i], other.filter)
 		}
 		at = nests[at].around
 	}

@@ -41,6 +41,9 @@ func sets(filters []*filter.Filter) []*filter.AddressSet {
 // writeSets writes the sets of a record that is about to be written. Those of a
 // record that was read have no addresses; a generation that is kept has them.
 func (in *instance) writeSets(r *record) error {
+	if r.change != nil {
+		return nil // they lie under its base
+	}
 	for _, s := range sets(r.Filters) {
 		path := in.setPath(r.Generation, s)
 		if exists(path) {
@@ -84,7 +87,7 @@ func (in *instance) loadSets(r *record) error {
 			}
 			id := v.Set.Digest() + v.Set.Name()
 			if loaded[id] == nil {
-				data, err := os.ReadFile(in.setPath(r.Generation, v.Set))
+				data, err := os.ReadFile(in.setPath(r.base(), v.Set))
 				if err != nil {
 					return err
 				}
@@ -96,16 +99,6 @@ func (in *instance) loadSets(r *record) error {
 		}
 	}
 	return nil
-}
-
-// removeRecord removes what is kept of a commit.
-func (in *instance) removeRecord(generation uint64) {
-	os.Remove(in.recordPath(generation))
-	os.Remove(in.lostPath(generation))
-	files, _ := filepath.Glob(filepath.Join(in.run, fmt.Sprintf("set-%d-*", generation)))
-	for _, file := range files {
-		os.Remove(file)
-	}
 }
 
 // setRefs names the sets of a filter, for lists.

@@ -29,8 +29,9 @@ func (r *record) subLayerNames() map[filter.GUID]string {
 	return names
 }
 
-// Filters lists the filters in force in file order, with the decisions of each
-// since the last commit.
+// Filters lists the filters in force in file order, with the decisions of each since
+// the tables were made that it stands in: a commit that only amends them leaves the
+// counts as they are.
 func (e *Engine) Filters() ([]FilterRow, error) {
 	rec, err := e.record()
 	if err != nil {
@@ -54,26 +55,30 @@ func (e *Engine) Filters() ([]FilterRow, error) {
 
 func (e *Engine) hits(rec *record) (map[filter.ID]uint64, error) {
 	counts := make(map[filter.ID]uint64, len(rec.Order))
-	for from := 0; from < len(rec.Order); from += bpf.HitsPage {
-		page := make([]uint64, bpf.HitsPage)
-		if err := e.page(bpf.WFPMapHits, from/bpf.HitsPage, uint32(rec.Generation&1), &page); err != nil {
-			return nil, err
+	read := func(n int, order []filter.ID) error {
+		m, err := e.page(bpf.WFPMapHits, rec.Place.Generation, n)
+		if err != nil {
+			return err
 		}
-		for i, id := range rec.Order[from:min(from+bpf.HitsPage, len(rec.Order))] {
+		defer m.Close()
+		page := make([]uint64, bpf.HitsPage)
+		if err := m.Lookup(uint32(0), &page); err != nil {
+			return err
+		}
+		for i, id := range order {
 			counts[id] = page[i]
 		}
+		return nil
 	}
-	return counts, nil
-}
-
-// page reads a page of a table.
-func (e *Engine) page(name string, n int, slot uint32, values any) error {
-	var m *ebpf.Map
-	if err := e.maps[name].Lookup(uint32(n*generations)+slot, &m); err != nil {
-		return err
+	for from := 0; from < len(rec.Order); from += bpf.HitsPage {
+		if err := read(from/bpf.HitsPage, rec.Order[from:min(from+bpf.HitsPage, len(rec.Order))]); err != nil {
+			return nil, err
+		}
 	}
-	defer m.Close()
-	return m.Lookup(uint32(0), values)
+	if rec.change == nil || len(rec.change.Order) == 0 {
+		return counts, nil
+	}
+	return counts, read(bpf.PagesAmended+int(rec.Place.Edition), rec.change.Order)
 }
 
 // SubLayers lists the sublayers that have filters in force, in evaluation order.
@@ -174,6 +179,9 @@ func (e *Engine) State() (State, error) {
 	if s.Memory, err = e.memory(); err != nil {
 		return s, err
 	}
+	if c := rec.change; c != nil && len(c.Added)+len(c.Removed) > 0 {
+		s.Amends = &Amends{Generation: c.Base, Added: len(c.Added), Removed: len(c.Removed)}
+	}
 	s.Stale, err = e.stale(rec)
 	return s, err
 }
@@ -192,13 +200,16 @@ func (e *Engine) counter(c uint32) (sum uint64, err error) {
 // memory adds up what the maps and the tables in them take.
 func (e *Engine) memory() (uint64, error) {
 	var sum uint64
+	seen := map[ebpf.MapID]bool{} // both generations have the editions' pages
 	add := func(m *ebpf.Map) error {
 		info, err := m.Info()
 		if err != nil {
 			return err
 		}
-		if n, ok := info.Memlock(); ok {
+		id, _ := info.ID()
+		if n, ok := info.Memlock(); ok && !seen[id] {
 			sum += n
+			seen[id] = true
 		}
 		return nil
 	}
@@ -289,7 +300,7 @@ func (e *Engine) stale(rec *record) ([]string, error) {
 // readTable reads a table of the generation in force.
 func readTable[K, V comparable](e *Engine, name string, rec *record) (map[K]V, error) {
 	var m *ebpf.Map
-	if err := e.maps[name].Lookup(uint32(rec.Generation&1), &m); err != nil {
+	if err := e.maps[name].Lookup(rec.Place.Generation, &m); err != nil {
 		return nil, err
 	}
 	defer m.Close()

@@ -5,29 +5,23 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
+	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 )
 
-// generations is how many policies have tables at a time.
-const generations = 2
-
 // upload fills the tables of a generation that is not in force. Each inner map
 // is made with the size that its content needs.
-func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, principals map[bpf.Principal]uint32) error {
-	// To replace an outer map's entry takes the kernel some ten milliseconds, in which
-	// it waits for programs that may read the entry before: it waits for all at once.
-	var (
-		group sync.WaitGroup
-		mu    sync.Mutex
-		errs  []error
-	)
-	for name, fill := range map[string]func(name string) error{
+func (e *Engine) upload(at place, t *tables, links map[uint32]bpf.Link, principals map[bpf.Principal]uint32) error {
+	slot := at.Generation
+	fill := map[string]func(name string) error{
 		bpf.WFPMapCells:      paged(e, slot, t.cells, bpf.CellPage),
 		bpf.WFPMapBuckets:    paged(e, slot, t.buckets, bpf.BucketPage),
 		bpf.WFPMapBranches:   paged(e, slot, t.branches, bpf.BranchPage),
@@ -36,9 +30,134 @@ func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, princ
 		bpf.WFPMapHits:       paged(e, slot, make([]uint64, len(t.filters)), bpf.HitsPage),
 		bpf.WFPMapPrincipals: innerHash(e, slot, principals),
 		bpf.WFPMapLinks:      innerHash(e, slot, links),
+	}
+	if err := inParallel(slices.Collect(maps.Keys(fill)), func(name string) error { return fill[name](name) }); err != nil {
+		return err
+	}
+	if err := e.maps[bpf.WFPMapGenerations].Put(slot, t.generation); err != nil {
+		return fmt.Errorf("filling table generations: %w", err)
+	}
+	return e.putLayers(at, t.layers)
+}
+
+// putLayers puts the layers of an edition, all that there are.
+func (e *Engine) putLayers(at place, layers map[layermap.LayerID]*bpf.Layer) error {
+	keys, values := make([]uint32, bpf.LayerSlots), make([]bpf.Layer, bpf.LayerSlots)
+	for id := range bpf.LayerSlots {
+		keys[id] = layerSlot(at, layermap.LayerID(id))
+		if l := layers[layermap.LayerID(id)]; l != nil {
+			values[id] = *l
+		}
+	}
+	if _, err := e.maps[bpf.WFPMapLayers].BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("filling table layers: %w", err)
+	}
+	return nil
+}
+
+// layerSlot is where an edition's facts of a layer are.
+func layerSlot(at place, id layermap.LayerID) uint32 {
+	return at.Edition*uint32(bpf.LayerSlots) + uint32(id)
+}
+
+// uploadAmended fills what an edition says of the tables in force, before it does so.
+// was is where the edition before is, whose filters keep their counts of decisions.
+func (e *Engine) uploadAmended(at, was place, a *amended) error {
+	hits, err := e.carryHits(was, a)
+	if err != nil {
+		return err
+	}
+	filters := make([]bpf.Filter, len(a.records))
+	for i, f := range a.records {
+		filters[i].Id = uint64(f.ID)
+	}
+	for name, fill := range map[string]func(*ebpf.Map) error{
+		bpf.WFPMapCells:   func(m *ebpf.Map) error { return write(m, a.cells) },
+		bpf.WFPMapBuckets: func(m *ebpf.Map) error { return write(m, a.buckets) },
+		bpf.WFPMapFilters: func(m *ebpf.Map) error { return write(m, filters) },
+		bpf.WFPMapHits:    func(m *ebpf.Map) error { return write(m, hits) },
 	} {
+		m, err := e.page(name, at.Generation, bpf.PagesAmended+int(at.Edition))
+		if err == nil {
+			err = errors.Join(fill(m), m.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("amending table %s: %w", name, err)
+		}
+	}
+	first := uint32((bpf.PagesAmended + int(at.Edition)) * bpf.FilterPage)
+	for id, amendment := range a.amendments {
+		amendment.Record += first
+		if err := e.maps[bpf.WFPMapAmendments].Put(layerSlot(at, id), amendment); err != nil {
+			return fmt.Errorf("filling table amendments: %w", err)
+		}
+	}
+	return e.putLayers(at, a.layers)
+}
+
+// carryHits is the decisions of the filters that an edition adds, as far as the one
+// before has counted them.
+func (e *Engine) carryHits(was place, a *amended) ([]uint64, error) {
+	hits := make([]uint64, len(a.records))
+	if len(a.base.edition) == 0 || len(hits) == 0 {
+		return hits, nil
+	}
+	page := make([]uint64, bpf.HitsPage)
+	m, err := e.page(bpf.WFPMapHits, was.Generation, bpf.PagesAmended+int(was.Edition))
+	if err == nil {
+		err = errors.Join(m.Lookup(uint32(0), &page), m.Close())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading table hits: %w", err)
+	}
+	counted := map[*filter.Filter]uint64{}
+	for i, f := range a.base.edition {
+		counted[f] = page[i]
+	}
+	for i, f := range a.records {
+		hits[i] = counted[f]
+	}
+	return hits, nil
+}
+
+// page opens a page of a table. The caller closes it.
+func (e *Engine) page(name string, generation uint32, n int) (m *ebpf.Map, err error) {
+	err = e.maps[name].Lookup(uint32(n*bpf.Generations)+generation, &m)
+	return m, err
+}
+
+// addEditionPages gives each edition its pages, which both generations find.
+func (e *Engine) addEditionPages() error {
+	return inParallel([]string{bpf.WFPMapCells, bpf.WFPMapBuckets, bpf.WFPMapFilters, bpf.WFPMapHits}, func(name string) error {
+		var keys, fds []uint32
+		for edition := range bpf.Editions {
+			m, err := e.innerMap(name, 1)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			for generation := range bpf.Generations {
+				keys = append(keys, uint32((bpf.PagesAmended+edition)*bpf.Generations+generation))
+				fds = append(fds, uint32(m.FD()))
+			}
+		}
+		_, err := e.maps[name].BatchUpdate(keys, fds, nil)
+		return err
+	})
+}
+
+// inParallel calls fn with each name. To replace entries of an outer map takes the
+// kernel some ten milliseconds, in which it waits for programs that may read what was
+// there before: this way it waits for all at once.
+func inParallel(names []string, fn func(name string) error) error {
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+	)
+	for _, name := range names {
 		group.Go(func() {
-			if err := fill(name); err != nil {
+			if err := fn(name); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, fmt.Errorf("filling table %s: %w", name, err))
@@ -46,22 +165,7 @@ func (e *Engine) upload(slot uint32, t *tables, links map[uint32]bpf.Link, princ
 		})
 	}
 	group.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if err := e.maps[bpf.WFPMapGenerations].Put(slot, t.generation); err != nil {
-		return fmt.Errorf("filling table generations: %w", err)
-	}
-	for id := range bpf.LayerSlots {
-		l := t.layers[layermap.LayerID(id)]
-		if l == nil {
-			l = &bpf.Layer{}
-		}
-		if err := e.maps[bpf.WFPMapLayers].Put(slot*uint32(bpf.LayerSlots)+uint32(id), l); err != nil {
-			return fmt.Errorf("filling table layers: %w", err)
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // innerMap makes an inner map as the outer one wants it, with room for n.
@@ -114,7 +218,7 @@ func paged[V any](e *Engine, slot uint32, values []V, size int) func(string) err
 				break
 			}
 			err = write(m, values[from:min(from+size, len(values))])
-			keys = append(keys, uint32(from/size*generations)+slot)
+			keys = append(keys, uint32(from/size*bpf.Generations)+slot)
 			fds, made = append(fds, uint32(m.FD())), append(made, m)
 		}
 		if err == nil && len(keys) > 0 {
@@ -126,7 +230,7 @@ func paged[V any](e *Engine, slot uint32, values []V, size int) func(string) err
 		if err != nil {
 			return err
 		}
-		for key := uint32(len(keys)*generations) + slot; key < e.maps[name].MaxEntries(); key += generations {
+		for key := uint32(len(keys)*bpf.Generations) + slot; key < uint32(bpf.PagesAmended*bpf.Generations); key += uint32(bpf.Generations) {
 			if err := e.maps[name].Delete(key); errors.Is(err, ebpf.ErrKeyNotExist) {
 				break
 			} else if err != nil {

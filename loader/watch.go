@@ -189,7 +189,7 @@ func (e *Engine) refresh(h *netlink.Handle) (changes []string, err error) {
 
 func syncTable[K, V comparable](e *Engine, name string, rec *record, want map[K]V, first func() error) (int, error) {
 	var m *ebpf.Map
-	if err := e.maps[name].Lookup(uint32(rec.Generation&1), &m); err != nil {
+	if err := e.maps[name].Lookup(rec.Place.Generation, &m); err != nil {
 		return 0, err
 	}
 	defer m.Close()

@@ -168,6 +168,9 @@ func writeState(w io.Writer, s loader.State) error {
 		{"unreadable", s.Unreadable},
 		{"failsafes", or(strings.Join(s.Failsafes, ", "), "-")},
 	}
+	if a := s.Amends; a != nil {
+		rows = append(rows, []any{"amends", fmt.Sprintf("generation %d: %d filters added, %d removed", a.Generation, a.Added, a.Removed)})
+	}
 	for _, layer := range slices.Sorted(maps.Keys(s.Filters)) {
 		rows = append(rows, []any{"filters at " + layer, s.Filters[layer]})
 	}

@@ -48,6 +48,7 @@ type benchBenchRun struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	benchMapActive              = "active"
+	benchMapAmendments          = "amendments"
 	benchMapBenchCases          = "bench_cases"
 	benchMapBenchPackets        = "bench_packets"
 	benchMapBenchRules          = "bench_rules"
@@ -77,6 +78,7 @@ const (
 	benchProgBenchPacket        = "bench_packet"
 	benchProgBenchScan          = "bench_scan"
 	benchVarLayoutAction        = "layout_action"
+	benchVarLayoutAmendment     = "layout_amendment"
 	benchVarLayoutBranch        = "layout_branch"
 	benchVarLayoutBranchesPage  = "layout_branches_page"
 	benchVarLayoutBucket        = "layout_bucket"
@@ -157,6 +159,7 @@ type benchProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
 	Active       *ebpf.MapSpec `ebpf:"active"`
+	Amendments   *ebpf.MapSpec `ebpf:"amendments"`
 	BenchCases   *ebpf.MapSpec `ebpf:"bench_cases"`
 	BenchPackets *ebpf.MapSpec `ebpf:"bench_packets"`
 	BenchRules   *ebpf.MapSpec `ebpf:"bench_rules"`
@@ -186,6 +189,7 @@ type benchMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchVariableSpecs struct {
 	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutAmendment     *ebpf.VariableSpec `ebpf:"layout_amendment"`
 	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
 	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
@@ -232,6 +236,7 @@ func (o *benchObjects) Close() error {
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
 	Active       *ebpf.Map `ebpf:"active"`
+	Amendments   *ebpf.Map `ebpf:"amendments"`
 	BenchCases   *ebpf.Map `ebpf:"bench_cases"`
 	BenchPackets *ebpf.Map `ebpf:"bench_packets"`
 	BenchRules   *ebpf.Map `ebpf:"bench_rules"`
@@ -259,6 +264,7 @@ type benchMaps struct {
 func (m *benchMaps) Close() error {
 	return _BenchClose(
 		m.Active,
+		m.Amendments,
 		m.BenchCases,
 		m.BenchPackets,
 		m.BenchRules,
@@ -289,6 +295,7 @@ func (m *benchMaps) Close() error {
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchVariables struct {
 	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
+	LayoutAmendment     *ebpf.Variable `ebpf:"layout_amendment"`
 	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
 	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
 	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`

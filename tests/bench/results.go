@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var columns = []string{"layer", "filters", "verdict, ns", "kept verdict, ns", "linear scan, ns", "commit", "memory"}
+var columns = []string{"layer", "filters", "verdict, ns", "kept verdict, ns", "amended, ns", "linear scan, ns", "commit", "one filter, ms", "memory"}
 
 // cells are one line of the table.
 func (r result) cells() []string {
@@ -24,15 +24,26 @@ func (r result) cells() []string {
 		kept = spread(r.kept)
 	}
 	return []string{
-		r.layer.Name, group(strconv.Itoa(r.filters)), spread(r.classify), kept, spread(r.scan),
-		fmt.Sprintf("%s ms", group(fmt.Sprintf("%.0f", r.commit.Seconds()*1000))), fmt.Sprintf("%.1f MB", float64(r.memory)/1e6),
+		r.layer.Name, group(strconv.Itoa(r.filters)), spread(r.classify), kept, spread(r.amended), spread(r.scan),
+		fmt.Sprintf("%s ms", group(fmt.Sprintf("%.0f", r.commit.Seconds()*1000))), tenths(r.change), fmt.Sprintf("%.1f MB", float64(r.memory)/1e6),
 	}
 }
 
 // spread is the median, and in brackets the least and the most.
-func spread(ns []float64) string {
-	s := slices.Sorted(slices.Values(ns))
-	text := func(n float64) string { return group(fmt.Sprintf("%.0f", n)) }
+func spread(ns []float64) string { return spreadAs("%.0f", ns) }
+
+// tenths is spread to one decimal place.
+func tenths(ms []float64) string { return spreadAs("%.1f", ms) }
+
+func spreadAs(format string, list []float64) string {
+	s := slices.Sorted(slices.Values(list))
+	text := func(n float64) string {
+		whole, rest, point := strings.Cut(fmt.Sprintf(format, n), ".")
+		if point {
+			rest = "." + rest
+		}
+		return group(whole) + rest
+	}
 	return fmt.Sprintf("%s (%s-%s)", text(s[len(s)/2]), text(s[0]), text(s[len(s)-1]))
 }
 
@@ -62,7 +73,7 @@ func verdictSection(list []result, runs int) section {
 	fmt.Fprintf(&b, `What a verdict costs, and what a linear scan of the same rules in BPF would cost.
 
 | %s |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `, strings.Join(columns, " | "))
 	for _, r := range list {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(r.cells(), " | "))
@@ -81,9 +92,12 @@ func verdictSection(list []result, runs int) section {
 - The kernel's verdicts on %s cases are the evaluator's, in action, right and filter,
   and both programs block as many of those that they judge: no time is taken otherwise.
 - Commit: replacing a policy of that size by another on an engine that runs.
+- One filter: adding a filter to that policy, and removing another one, by a commit
+  each, from the object to the policy in force: %d of each. Amended: a verdict after
+  that.
 - Memory: all maps of the engine, with the tables of the policy before, which stay for
   a roll-back.
-`, runs, group(strconv.Itoa(cases)), group(strconv.Itoa(scanSteps)), benchSubLayers, group(strconv.Itoa(sample)))
+`, runs, group(strconv.Itoa(cases)), group(strconv.Itoa(scanSteps)), benchSubLayers, group(strconv.Itoa(sample)), runs)
 	return section{"Verdicts", b.String()}
 }
 

@@ -31,7 +31,9 @@ type result struct {
 	filters        int
 	classify, scan []float64 // ns a verdict, one for each run
 	kept           []float64 // the same where it is kept
+	amended        []float64 // the same as classify, after changes
 	commit         time.Duration
+	change         []float64 // ms, of one filter
 	memory         uint64
 }
 
@@ -93,28 +95,43 @@ func measure(ctx context.Context, at loader.Target, layer *layermap.Layer, n, ru
 	if keeps {
 		programs = append(programs, timed{name: "kept", empty: "packet", judged: cases, warm: true, into: &r.kept})
 	}
+	if err := b.byTurns(ctx, programs, want, n, runs); err != nil {
+		return r, fmt.Errorf("%s, %d filters: %w", layer.Name, n, err)
+	}
+	if r.change, err = changes(ctx, e, p, layer, runs); err != nil {
+		return r, err
+	}
+	if want, err = oracle(e, p.Store.Plan(layer.ID), layer.ID, traffic[:sample]); err != nil {
+		return r, err
+	}
+	amended := []timed{{name: "classify", empty: "empty", judged: cases, into: &r.amended}}
+	return r, b.byTurns(ctx, amended, want, n, runs)
+}
+
+// byTurns times programs, so that what else the machine does meets all alike, after
+// each has blocked as many of the first cases as it should.
+func (b *bench) byTurns(ctx context.Context, programs []timed, want []uint64, rules, runs int) error {
 	for _, p := range programs {
 		judged := min(sample, p.judged)
-		run, err := b.run(p.name, judged, n)
+		run, err := b.run(p.name, judged, rules)
 		if err != nil {
-			return r, err
+			return err
 		}
 		if run.Blocked != want[judged] {
-			return r, fmt.Errorf("%s, %d filters: %s blocks %d of %d, the evaluator %d", layer.Name, n, p.name, run.Blocked, judged, want[judged])
+			return fmt.Errorf("%s blocks %d of %d, the evaluator %d", p.name, run.Blocked, judged, want[judged])
 		}
 	}
-	// By turns, so that what else the machine does meets all alike.
 	for range runs {
 		for _, p := range programs {
 			if err := ctx.Err(); err != nil {
-				return r, err
+				return err
 			}
-			if err := b.time(p, n); err != nil {
-				return r, fmt.Errorf("%s, %d filters: %w", layer.Name, n, err)
+			if err := b.time(p, rules); err != nil {
+				return err
 			}
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // oracle holds the judge to the evaluator, case by case, and returns how many of

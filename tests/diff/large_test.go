@@ -27,6 +27,7 @@ const (
 	mediumFilters = 1_000
 	// What each shape must have shown, once a run has had it in both sizes.
 	leastSpecific = 40 // of 100 verdicts: by filters with conditions
+	edits         = 4  // of each large policy
 	leastDeep     = 10 // of 100 verdicts: by filters after the first tenth of the order, which are broad in some shapes
 )
 
@@ -159,13 +160,22 @@ func (d *differ) story(seed uint64, c *largeCoverage) {
 	if !judge(first, p.shape, p.layer, asked) || neighbour.ID != p.layer.ID && !judge(first, p.shape, neighbour, traffic(neighbour, 100)) {
 		return
 	}
-	changes := 1 + int(seed%3*seed%40) // one, often
-	first = g.Edit(first, p.layer, changes)
-	step("%d changed", changes)
-	commit(first)
-	asked = append(traffic(p.layer, 400), asked[:200]...)
-	if !judge(first, p.shape, p.layer, asked) {
-		return
+	// a commit of few changes amends the tables, one of many makes them anew
+	for edit := range uint64(edits) {
+		changes := 1 + int((seed+edit)%3*seed%40) // one, often
+		first = g.Edit(first, p.layer, changes)
+		step("%d changed", changes)
+		commit(first)
+		if s, err := d.engine.State(); err != nil {
+			d.t.Fatal(err)
+		} else if s.Amends != nil {
+			c.amended++
+		}
+		c.edited++
+		asked = append(traffic(p.layer, 400), asked[:100]...)
+		if !judge(first, p.shape, p.layer, asked) {
+			return
+		}
 	}
 
 	c.conditions(g)
@@ -194,8 +204,10 @@ func (d *differ) story(seed uint64, c *largeCoverage) {
 // largeCoverage counts by shape, and by forms of condition, what the stories
 // put to the test. That each form has its turn is for TestDifferential.
 type largeCoverage struct {
-	shapes map[random.Shape]*shapeCoverage
-	forms  *coverage
+	shapes  map[random.Shape]*shapeCoverage
+	forms   *coverage
+	edited  int // commits of few changes
+	amended int // those of them that amended the tables
 }
 
 type shapeCoverage struct {
@@ -271,7 +283,7 @@ func (c *largeCoverage) table() string {
 			at.verdicts, float64(at.specific)/n, float64(at.deep)/n, at.deciders, float64(at.soft)/n, float64(at.hard)/n, float64(at.blocks)/n, at.none)
 	}
 	w.Flush()
-	b.WriteString("\n")
+	fmt.Fprintf(&b, "\n%d of %d commits of few changes amended the tables\n\n", c.amended, c.edited)
 	w = tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "data type\tform of condition\tconditions\tof filters that decided\t")
 	for _, t := range c.forms.byType() {
@@ -285,6 +297,9 @@ func (c *largeCoverage) table() string {
 // each shape had its turn.
 func (c *largeCoverage) missing(whole bool) []string {
 	var list []string
+	if c.amended < c.edited/2 {
+		list = append(list, fmt.Sprintf("%d of %d commits of few changes amend the tables, want half of them", c.amended, c.edited))
+	}
 	for _, s := range random.Shapes {
 		at := c.shapes[s]
 		if len(at.filters) == 0 || slices.Max(at.filters) < largeFilters*9/10 {

@@ -192,6 +192,44 @@ func turn(t *testing.T, second bool) *policy.Policy {
 	return &policy.Policy{Store: s}
 }
 
+// turns are two policies whose tables have nothing in common.
+func turns(t *testing.T) [2]*policy.Policy {
+	return [2]*policy.Policy{turn(t, false), turn(t, true)}
+}
+
+// amendments are two policies of which the second one amends the tables of the
+// first: its filters for the two kinds of traffic are others, and nothing else is.
+func amendments(t *testing.T) [2]*policy.Policy {
+	t.Helper()
+	const decoys = 200
+	first, second := turn(t, false), turn(t, true)
+	for n := range decoys {
+		f := &filter.Filter{
+			ID: filter.ID(5000 + n), Name: "Decoy", Layer: layermap.ALEAuthRecvAcceptV4, SubLayer: first.Store.Filters()[0].SubLayer,
+			Action: filter.ActionBlock, Weight: filter.U64(1000),
+			Conditions: []filter.Condition{{Field: "IP_LOCAL_PORT", Match: filter.MatchEqual, Value: filter.U16(uint16(10000 + n))}},
+		}
+		if err := first.Store.AddFilter(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := first.Store.Clone()
+	for _, layer := range []layermap.LayerID{layermap.InboundIPPacketV4, layermap.ALEAuthRecvAcceptV4} {
+		for _, kind := range []filter.ID{idOne, idOther} {
+			was := *s.Filter(idAt(layer, false, kind))
+			if err := s.DeleteFilter(was.ID); err != nil {
+				t.Fatal(err)
+			}
+			f := *second.Store.Filter(idAt(layer, true, kind))
+			f.SubLayer = was.SubLayer
+			if err := s.AddFilter(&f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return [2]*policy.Policy{first, {Store: s}}
+}
+
 // inForce is the policy of a commit: they take turns, but each fifth time the
 // same comes again. Tables are filled by turns, too: now and then, what is left
 // in them must be of the other policy, or nobody would see it used too early or
@@ -199,6 +237,21 @@ func turn(t *testing.T, second bool) *policy.Policy {
 func inForce(commit int) int { return (commit + commit/5) % 2 }
 
 func TestCommitUnderTraffic(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		policies func(*testing.T) [2]*policy.Policy
+		amended  bool
+	}{
+		{"replaced", turns, false},
+		{"amended", amendments, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			commitUnderTraffic(t, c.policies(t), c.amended)
+		})
+	}
+}
+
+func commitUnderTraffic(t *testing.T, policies [2]*policy.Policy, amended bool) {
 	b := newBedAlone(t)
 	commits, least, limit := defaultCommits, leastCommits, defaultTime
 	if text := os.Getenv(commitsEnv); text != "" {
@@ -208,9 +261,13 @@ func TestCommitUnderTraffic(t *testing.T) {
 		}
 		commits, least, limit = n, n, commitsTime
 	}
-	policies := [2]*policy.Policy{turn(t, false), turn(t, true)}
 	b.openEngine(loader.Options{Target: b.target(), Permits: true})
-	b.commit(policies[0])
+	for _, p := range []*policy.Policy{policies[0], policies[1], policies[0]} {
+		b.commit(p)
+		if s := b.state(); (s.Amends != nil) != (amended && p == policies[1]) {
+			t.Fatalf("the commit amends the tables: %+v", s.Amends)
+		}
+	}
 	f := newFlood(b)
 	watch, judge := b.another(), b.another()
 
