@@ -180,7 +180,8 @@ static __always_inline int transport_packet(struct wfp_packet *p, const struct w
 	__builtin_memcpy(p->local, t->local, sizeof(p->local));
 	__builtin_memcpy(p->remote, t->remote, sizeof(p->remote));
 	return pack(p, t->layer, t->ifindex, t->flags, t->protocol,
-		    t->known & WFP_KNOWN_LOCAL_PORT, t->local_port, t->remote_port);
+		    t->known & WFP_KNOWN_LOCAL_PORT ? WFP_KEPT_PORTS : 0, t->local_port,
+		    t->remote_port);
 }
 
 /* These two are functions of their own for the sake of the stack: what they need

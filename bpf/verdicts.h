@@ -14,7 +14,9 @@
 
 #include "maps.h"
 
-#define WFP_VERDICT_NOT_KEPT (~0ULL) /* no verdict has all bits */
+/* No verdict has all these bits. */
+#define WFP_VERDICT_NOT_KEPT (~0ULL)
+#define WFP_VERDICT_NOT_SOUGHT (~1ULL) /* it may be kept */
 
 /* Sets of two verdicts, of which a new one displaces the older. */
 #ifndef WFP_VERDICT_SETS_V4 /* the benchmark has more flows at a time */
@@ -33,7 +35,8 @@ struct wfp_packet {
 
 #define WFP_KEPT_BITS 40 /* of a verdict; what follows tells of the packet */
 #define WFP_KEPT_VERDICT ((1ULL << WFP_KEPT_BITS) - 1)
-#define WFP_KEPT_FLAGS 0x7f /* a packet with others is classified each time */
+#define WFP_KEPT_FLAGS 0x3f /* a packet with others is classified each time */
+#define WFP_KEPT_BARE 0x40  /* of a link without MAC headers */
 #define WFP_KEPT_PORTS 0x80
 
 struct wfp_kept_v4 {
@@ -84,12 +87,12 @@ struct {
 	__uint(max_entries, WFP_VERDICT_SETS_V6);
 } verdicts6 SEC(".maps");
 
-/* Sets ends and what. Returns 0 where the packet has something that does not go
- * into them. */
+/* Sets ends and what; has is WFP_KEPT_PORTS, WFP_KEPT_BARE or 0. Returns 0 where the
+ * packet has something that does not go into them. */
 static __always_inline int pack(struct wfp_packet *p, __u32 layer, __u32 ifindex, __u32 flags,
-				__u8 protocol, int has_ports, __u16 local_port, __u16 remote_port)
+				__u8 protocol, __u32 has, __u16 local_port, __u16 remote_port)
 {
-	__u64 marks = flags | (has_ports ? WFP_KEPT_PORTS : 0);
+	__u64 marks = flags | has;
 
 	p->ends = (__u64)ifindex << 32 | (__u32)remote_port << 16 | local_port;
 	p->what = (marks << 16 | layer << 8 | protocol) << WFP_KEPT_BITS;
