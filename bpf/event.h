@@ -5,24 +5,45 @@
 
 #include "classify.h"
 
+/* Counts a filter's decision. */
+static __always_inline void count_hit(__u32 generation, __u64 verdict)
+{
+	__u64 *n = filter_decided(verdict) ? find_hits(tables_of(generation), verdict) : NULL;
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* Whether a verdict that was kept passes and nobody asked to be told of it; then
+ * it is counted and all is done. */
+static __always_inline int passes_untold(__u32 generation, __u64 verdict)
+{
+	struct wfp_config *c;
+	__u32 zero = 0;
+
+	if (verdict & WFP_VERDICT_BLOCK)
+		return 0;
+	c = bpf_map_lookup_elem(&config, &zero);
+	if (!c || c->permits)
+		return 0;
+	count_hit(generation, verdict);
+	return 1;
+}
+
 /* Counts a verdict and reserves its event; NULL where none is wanted or there
  * is no room. The caller fills in the traffic and submits. */
 static __always_inline struct wfp_event *report(__u32 generation, __u64 verdict)
 {
-	int decided = filter_decided(verdict);
 	struct wfp_config *c;
 	struct wfp_event *e;
 	__u32 zero = 0;
-	__u64 *n;
 
 	if (verdict & WFP_VERDICT_ERROR)
 		count(WFP_COUNTER_ERROR);
-	n = decided ? find_hits(tables_of(generation), verdict) : NULL;
-	if (n)
-		__sync_fetch_and_add(n, 1);
+	count_hit(generation, verdict);
 	if (!(verdict & WFP_VERDICT_BLOCK)) {
 		c = bpf_map_lookup_elem(&config, &zero);
-		if (!c || !c->permits || !decided)
+		if (!c || !c->permits || !filter_decided(verdict))
 			return NULL;
 	}
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);

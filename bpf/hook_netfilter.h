@@ -41,6 +41,9 @@ struct nf_hook_state {
 };
 struct sk_buff {
 	struct sock *sk;
+	unsigned int len;
+	unsigned int data_len; /* of it, not in line */
+	unsigned char *data;
 };
 struct bpf_nf_ctx {
 	const struct nf_hook_state *state;
@@ -48,6 +51,7 @@ struct bpf_nf_ctx {
 };
 #pragma clang attribute pop
 
+extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym;
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags,
 			       struct bpf_dynptr *dynptr) __ksym;
 
@@ -180,7 +184,8 @@ static __always_inline int transport_packet(struct wfp_packet *p, const struct w
 	__builtin_memcpy(p->local, t->local, sizeof(p->local));
 	__builtin_memcpy(p->remote, t->remote, sizeof(p->remote));
 	return pack(p, t->layer, t->ifindex, t->flags, t->protocol,
-		    t->known & WFP_KNOWN_LOCAL_PORT, t->local_port, t->remote_port);
+		    t->known & WFP_KNOWN_LOCAL_PORT ? WFP_KEPT_PORTS : 0, t->local_port,
+		    t->remote_port);
 }
 
 /* These two are functions of their own for the sake of the stack: what they need
@@ -203,19 +208,6 @@ __noinline int wfp_transport_keep(struct wfp_tuple *t, __u64 stamp, __u64 verdic
 	return 0;
 }
 
-/* Judges a packet and reports. Returns 1 for block. */
-static __always_inline int judge_tuple(struct wfp_tuple *t, __u64 stamp)
-{
-	__u64 verdict = wfp_transport_kept(t, stamp);
-
-	if (verdict == WFP_VERDICT_NOT_KEPT) {
-		verdict = wfp_transport_verdict(t);
-		wfp_transport_keep(t, stamp, verdict);
-	}
-	wfp_ale_report(t, NULL, verdict);
-	return !!(verdict & WFP_VERDICT_BLOCK);
-}
-
 /* Whether a packet is of a raw socket of a program: the kernel answers by raw
  * sockets, too, which have no file. What is left of a TCP connection, or to
  * become one, is no whole socket. */
@@ -231,28 +223,128 @@ static __always_inline int from_raw_socket(struct sk_buff *skb)
 	       BPF_CORE_READ(sk, sk_type) == SOCK_RAW && BPF_CORE_READ(sk, sk_socket, file);
 }
 
-/* Judges a packet at the V4 layer or its V6 twin. */
-static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
+/* 16 bytes of a packet, which are in line, as words in the order of the network. To
+ * the verifier they are of a type of that size: so no call is needed to read them. */
+static __always_inline const void *words_at(const unsigned char *data)
 {
-	__u64 stamp = active_stamp();
-	struct wfp_tuple t = { .generation = stamp_generation(stamp) };
-	struct wfp_layer *l;
-	int read, blocked;
+	return bpf_rdonly_cast(data, bpf_core_type_id_kernel(struct in6_addr));
+}
 
-	t.layer = layer | (ctx->state->pf == NFPROTO_IPV6 ? 2 : 0);
-	l = find_layer(t.generation, t.layer);
-	if (!l)
-		return NF_ACCEPT;
-	if (is_transport_out(layer) && WFP_USES(l, FLAGS) && from_raw_socket(ctx->skb))
-		t.flags = WFP_FLAG_IS_RAW_ENDPOINT;
-	read = wfp_transport_tuple(ctx, &t);
+static __always_inline void address_at(const unsigned char *data, __u64 address[2])
+{
+	const __u64 *half = words_at(data);
+
+	address[0] = bpf_be64_to_cpu(half[0]);
+	address[1] = bpf_be64_to_cpu(half[1]);
+}
+
+/* The verdict that is kept on a packet, if it is as most are: TCP or UDP right behind
+ * an IP header without options, no fragment, and all that in line. Others are not
+ * sought here. A call takes longer than any step of this: there is none. */
+static __always_inline __u64 find_transport(struct bpf_nf_ctx *ctx, __u32 layer, __u32 flags,
+					    __u64 stamp)
+{
+	int v6 = is_v6(layer), outbound = is_transport_out(layer);
+	const unsigned char *data = ctx->skb->data;
+	const __u8 *header = words_at(data);
+	__u64 source[2] = {}, destination[2] = {};
+	struct wfp_packet p;
+	__u32 ports, ifindex;
+	__u8 protocol;
+
+	if (ctx->skb->len - ctx->skb->data_len < (v6 ? 40 : 20) + 4)
+		return WFP_VERDICT_NOT_SOUGHT;
+	if (v6) {
+		if (header[0] >> 4 != 6)
+			return WFP_VERDICT_NOT_SOUGHT;
+		protocol = header[6];
+		address_at(data + 8, source);
+		address_at(data + 24, destination);
+		ports = *(const __u32 *)words_at(data + 40);
+	} else {
+		const __u32 *word = words_at(data + 12);
+		__u64 both = bpf_be64_to_cpu(*(const __u64 *)word);
+
+		if (header[0] != 0x45 || *(const __u16 *)(header + 6) & bpf_htons(0x3fff))
+			return WFP_VERDICT_NOT_SOUGHT;
+		protocol = header[9];
+		source[0] = both >> 32;
+		destination[0] = (__u32)both;
+		ports = word[2];
+	}
+	if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP)
+		return WFP_VERDICT_NOT_SOUGHT;
+	ports = bpf_ntohl(ports);
+	ifindex = outbound ? ctx->state->out->ifindex : ctx->state->in->ifindex;
+	__builtin_memcpy(p.local, outbound ? source : destination, sizeof(p.local));
+	__builtin_memcpy(p.remote, outbound ? destination : source, sizeof(p.remote));
+	pack(&p, layer, ifindex, flags, protocol, WFP_KEPT_PORTS, outbound ? ports >> 16 : ports,
+	     outbound ? ports : ports >> 16);
+	return find_verdict(&p, v6, stamp);
+}
+
+/* That is of its own for the sake of the stack, too: one call costs nothing that could
+ * be measured. */
+__noinline __u64 wfp_transport_find(struct bpf_nf_ctx *ctx, __u32 layer, __u32 flags, __u64 stamp)
+{
+	if (is_v6(layer))
+		return is_transport_out(layer) ?
+			       find_transport(ctx, WFP_OUTBOUND_TRANSPORT_V6, flags, stamp) :
+			       find_transport(ctx, WFP_INBOUND_TRANSPORT_V6, flags, stamp);
+	return is_transport_out(layer) ?
+		       find_transport(ctx, WFP_OUTBOUND_TRANSPORT_V4, flags, stamp) :
+		       find_transport(ctx, WFP_INBOUND_TRANSPORT_V4, flags, stamp);
+}
+
+/* Judges a packet and reports; a verdict that was found to be kept on it stands.
+ * Returns what the hook does. */
+__noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 flags, __u64 stamp,
+				   __u64 verdict)
+{
+	struct wfp_tuple t = {
+		.generation = stamp_generation(stamp),
+		.layer = layer,
+		.flags = flags,
+	};
+	int read = wfp_transport_tuple(ctx, &t);
+
 	if (read < 0) {
 		count(WFP_COUNTER_UNREADABLE);
 		return NF_DROP;
 	}
-	blocked = read && judge_tuple(&t, stamp);
-	asm volatile("" : "+r"(blocked)); /* or clang computes what the verifier must see */
-	return blocked ? NF_DROP : NF_ACCEPT;
+	if (!read)
+		return NF_ACCEPT;
+	if (verdict == WFP_VERDICT_NOT_SOUGHT)
+		verdict = wfp_transport_kept(&t, stamp);
+	if (verdict == WFP_VERDICT_NOT_KEPT) {
+		verdict = wfp_transport_verdict(&t);
+		wfp_transport_keep(&t, stamp, verdict);
+	}
+	wfp_ale_report(&t, NULL, verdict);
+	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
+}
+
+/* Judges a packet at the V4 layer or its V6 twin. */
+static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
+{
+	__u64 stamp = active_stamp(), verdict;
+	struct wfp_layer *l;
+	__u32 flags = 0;
+	int action;
+
+	layer |= ctx->state->pf == NFPROTO_IPV6 ? 2 : 0;
+	l = find_layer(stamp_generation(stamp), layer);
+	if (!l)
+		return NF_ACCEPT;
+	if (is_transport_out(layer) && WFP_USES(l, FLAGS) && from_raw_socket(ctx->skb))
+		flags = WFP_FLAG_IS_RAW_ENDPOINT;
+	verdict = wfp_transport_find(ctx, layer, flags, stamp);
+	if (verdict < WFP_VERDICT_NOT_SOUGHT && passes_untold(stamp_generation(stamp), verdict))
+		return NF_ACCEPT;
+	action = wfp_transport_judge(ctx, layer, flags, stamp, verdict);
+	/* the verifier must see that it is one of these two */
+	asm volatile("" : "+r"(action));
+	return action == NF_ACCEPT ? NF_ACCEPT : NF_DROP;
 }
 
 SEC("netfilter")

@@ -130,57 +130,69 @@ __noinline __u64 wfp_tc_verdict(const struct wfp_seen *seen, __u32 flags, __u32 
 }
 
 static __always_inline int tc_packet(struct wfp_packet *p, const struct wfp_seen *seen,
-				     __u32 flags)
+				     __u32 flags, __u32 has)
 {
 	__builtin_memcpy(p->local, seen->local, sizeof(p->local));
 	__builtin_memcpy(p->remote, seen->remote, sizeof(p->remote));
-	return pack(p, seen->layer, seen->ifindex, flags, 0, 0, 0, 0);
+	return pack(p, seen->layer, seen->ifindex, flags, 0, has, 0, 0);
 }
 
 /* These two are functions of their own for the sake of the stack: what they need
  * must not lie under what classifying needs. */
-__noinline __u64 wfp_tc_kept(const struct wfp_seen *seen, __u32 flags, __u64 stamp)
+__noinline __u64 wfp_tc_kept(const struct wfp_seen *seen, __u32 flags, __u32 has, __u64 stamp)
 {
 	struct wfp_packet p;
 
-	if (!seen || !tc_packet(&p, seen, flags))
+	if (!seen || !tc_packet(&p, seen, flags, has))
 		return WFP_VERDICT_NOT_KEPT;
 	return find_verdict(&p, is_v6(seen->layer), stamp);
 }
 
-__noinline int wfp_tc_keep(const struct wfp_seen *seen, __u32 flags, __u64 stamp, __u64 verdict)
+__noinline int wfp_tc_keep(const struct wfp_seen *seen, __u32 flags, __u32 has, __u64 stamp,
+			   __u64 verdict)
 {
 	struct wfp_packet p;
 
-	if (seen && tc_packet(&p, seen, flags))
+	if (seen && tc_packet(&p, seen, flags, has))
 		keep_verdict(&p, is_v6(seen->layer), stamp, verdict);
 	return 0;
 }
 
-/* Whether an *_IPPACKET layer blocks the packet. */
-__noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp)
+static __always_inline int is_ip(struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+
+/* The *_IPPACKET layer of an IP packet. */
+static __always_inline __u32 packet_layer(struct __sk_buff *skb, int outbound)
+{
+	return (outbound ? WFP_OUTBOUND_IPPACKET_V4 : WFP_INBOUND_IPPACKET_V4) |
+	       (skb->protocol == bpf_htons(ETH_P_IPV6) ? 2 : 0);
+}
+
+static __always_inline __u32 packet_flags(__u32 ifindex, int outbound, int fragment)
+{
+	return (ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0) |
+	       (!outbound && fragment ? WFP_FLAG_IS_FRAGMENT : 0);
+}
+
+/* Judges a packet at an *_IPPACKET layer and reports; a verdict that was found to be
+ * kept on it stands. Returns 1 for block. */
+__noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp, __u64 verdict)
 {
 	__u32 generation = stamp_generation(stamp);
 	struct wfp_seen seen = {
 		.generation = generation,
+		.layer = packet_layer(skb, outbound),
 		.ifindex = skb->ifindex,
 		.outbound = outbound,
 	};
 	struct wfp_link *link;
-	__u64 verdict;
-	__u32 header, flags;
+	__u32 header, flags, bare;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		seen.layer = outbound ? WFP_OUTBOUND_IPPACKET_V4 : WFP_INBOUND_IPPACKET_V4;
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		seen.layer = outbound ? WFP_OUTBOUND_IPPACKET_V6 : WFP_INBOUND_IPPACKET_V6;
-	else
-		return 0;
-	if (!find_layer(generation, seen.layer))
-		return 0;
 	link = find_link(generation, seen.ifindex);
-	header = !link || link->flags & WFP_LINK_ETHERNET ? ETH_HLEN : 0;
-	header = wfp_read_addresses(skb, header,
+	bare = link && !(link->flags & WFP_LINK_ETHERNET) ? WFP_KEPT_BARE : 0;
+	header = wfp_read_addresses(skb, bare ? 0 : ETH_HLEN,
 				    (struct wfp_address *)(outbound ? seen.local : seen.remote),
 				    (struct wfp_address *)(outbound ? seen.remote : seen.local));
 	if (header == WFP_NOT_IP)
@@ -189,14 +201,80 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp)
 		count(WFP_COUNTER_UNREADABLE); /* whether it is a fragment is not known */
 		return 1;
 	}
-	flags = (seen.ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0) |
-		(!outbound && header == WFP_IP_FRAGMENT ? WFP_FLAG_IS_FRAGMENT : 0);
-	verdict = wfp_tc_kept(&seen, flags, stamp);
+	flags = packet_flags(seen.ifindex, outbound, header == WFP_IP_FRAGMENT);
+	if (verdict == WFP_VERDICT_NOT_SOUGHT || bare) /* that was not sought either */
+		verdict = wfp_tc_kept(&seen, flags, bare, stamp);
 	if (verdict == WFP_VERDICT_NOT_KEPT) {
 		verdict = wfp_tc_verdict(&seen, flags, !!link);
-		wfp_tc_keep(&seen, flags, stamp, verdict);
+		if (link) /* else each packet counts that anew */
+			wfp_tc_keep(&seen, flags, bare, stamp, verdict);
 	}
 	return wfp_tc_report(&seen, verdict);
+}
+
+/* The verdict that is kept on a packet, if it is as most are: its IP header in line
+ * behind a MAC header, without extension headers. Others are not sought here. That
+ * the link has MAC headers need not be known: of one that has none nothing is kept
+ * that would be found here. A call takes longer than any step of this: there is none. */
+static __always_inline __u64 find_packet(struct __sk_buff *skb, __u32 layer, int outbound,
+					 __u64 stamp)
+{
+	const __u8 *header = (void *)(long)skb->data + ETH_HLEN, *end = (void *)(long)skb->data_end;
+	int v6 = is_v6(layer), fragment = 0;
+	__u32 ifindex = skb->ifindex;
+	struct wfp_packet p = {};
+
+	if (header + (v6 ? 40 : 20) > end || header[0] >> 4 != (v6 ? 6 : 4))
+		return WFP_VERDICT_NOT_SOUGHT;
+	if (v6) {
+		const __u64 *half = (const void *)(header + 8);
+
+		if (is_extension(header[6]))
+			return WFP_VERDICT_NOT_SOUGHT;
+		for (int i = 0; i < 2; i++) {
+			p.local[i] = bpf_be64_to_cpu(half[outbound ? i : i + 2]);
+			p.remote[i] = bpf_be64_to_cpu(half[outbound ? i + 2 : i]);
+		}
+	} else {
+		const __u32 *word = (const void *)(header + 12);
+
+		fragment = *(const __u16 *)(header + 6) & bpf_htons(0x3fff);
+		p.local[0] = bpf_ntohl(word[outbound ? 0 : 1]);
+		p.remote[0] = bpf_ntohl(word[outbound ? 1 : 0]);
+	}
+	pack(&p, layer, ifindex, packet_flags(ifindex, outbound, fragment), 0, 0, 0, 0);
+	return find_verdict(&p, v6, stamp);
+}
+
+/* That is of its own for the sake of the stack, too: one call costs nothing that could
+ * be measured. */
+__noinline __u64 wfp_tc_find(struct __sk_buff *skb, __u32 outbound, __u64 stamp)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return outbound ? find_packet(skb, WFP_OUTBOUND_IPPACKET_V4, 1, stamp) :
+				  find_packet(skb, WFP_INBOUND_IPPACKET_V4, 0, stamp);
+	return outbound ? find_packet(skb, WFP_OUTBOUND_IPPACKET_V6, 1, stamp) :
+			  find_packet(skb, WFP_INBOUND_IPPACKET_V6, 0, stamp);
+}
+
+/* Whether an *_IPPACKET layer blocks a packet. */
+static __always_inline int judge_packet(struct __sk_buff *skb, int outbound, __u64 stamp)
+{
+	__u64 verdict;
+
+	if (!is_ip(skb) || !find_layer(stamp_generation(stamp), packet_layer(skb, outbound)))
+		return 0;
+	verdict = wfp_tc_find(skb, outbound, stamp);
+	if (verdict < WFP_VERDICT_NOT_SOUGHT && passes_untold(stamp_generation(stamp), verdict))
+		return 0;
+	return wfp_tc_packet(skb, outbound, stamp, verdict);
+}
+
+/* Whether a *_MAC_FRAME_ETHERNET layer blocks the frame. */
+static __always_inline int judge_frame(struct __sk_buff *skb, __u32 layer, __u64 stamp)
+{
+	return find_layer(stamp_generation(stamp), layer) &&
+	       wfp_tc_frame(skb, layer, stamp_generation(stamp));
 }
 
 SEC("tcx/ingress")
@@ -204,8 +282,7 @@ int wfp_tc_ingress(struct __sk_buff *skb)
 {
 	__u64 stamp = active_stamp();
 
-	if (wfp_tc_frame(skb, WFP_INBOUND_MAC_FRAME_ETHERNET, stamp_generation(stamp)) ||
-	    wfp_tc_packet(skb, 0, stamp))
+	if (judge_frame(skb, WFP_INBOUND_MAC_FRAME_ETHERNET, stamp) || judge_packet(skb, 0, stamp))
 		return TC_DROP;
 	return TC_PASS;
 }
@@ -215,8 +292,7 @@ int wfp_tc_egress(struct __sk_buff *skb)
 {
 	__u64 stamp = active_stamp();
 
-	if (wfp_tc_packet(skb, 1, stamp) ||
-	    wfp_tc_frame(skb, WFP_OUTBOUND_MAC_FRAME_ETHERNET, stamp_generation(stamp)))
+	if (judge_packet(skb, 1, stamp) || judge_frame(skb, WFP_OUTBOUND_MAC_FRAME_ETHERNET, stamp))
 		return TC_DROP;
 	return TC_PASS;
 }

@@ -85,6 +85,13 @@ static __always_inline int read_ip(struct wfp_bytes p, int v6, int offset, struc
 	return offset + (b[0] & 15) * 4;
 }
 
+/* Whether skip_extensions passes a header of this protocol. */
+static __always_inline int is_extension(__u8 protocol)
+{
+	return protocol == 0 || protocol == 43 || protocol == 44 || protocol == 51 ||
+	       protocol == 60;
+}
+
 /* Passes IPv6 extension headers. Returns the transport header's offset, or -1
  * where they are cut off or are more than eight: RFC 8504, 5.3 lets a host stop
  * there, and hosts that do not would be asked about a port that nobody has read.

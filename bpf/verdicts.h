@@ -14,7 +14,9 @@
 
 #include "maps.h"
 
-#define WFP_VERDICT_NOT_KEPT (~0ULL) /* no verdict has all bits */
+/* No verdict has all these bits. */
+#define WFP_VERDICT_NOT_KEPT (~0ULL)
+#define WFP_VERDICT_NOT_SOUGHT (~1ULL) /* it may be kept */
 
 /* Sets of two verdicts, of which a new one displaces the older. */
 #ifndef WFP_VERDICT_SETS_V4 /* the benchmark has more flows at a time */
@@ -33,7 +35,8 @@ struct wfp_packet {
 
 #define WFP_KEPT_BITS 40 /* of a verdict; what follows tells of the packet */
 #define WFP_KEPT_VERDICT ((1ULL << WFP_KEPT_BITS) - 1)
-#define WFP_KEPT_FLAGS 0x7f /* a packet with others is classified each time */
+#define WFP_KEPT_FLAGS 0x3f /* a packet with others is classified each time */
+#define WFP_KEPT_BARE 0x40  /* of a link without MAC headers */
 #define WFP_KEPT_PORTS 0x80
 
 struct wfp_kept_v4 {
@@ -84,12 +87,12 @@ struct {
 	__uint(max_entries, WFP_VERDICT_SETS_V6);
 } verdicts6 SEC(".maps");
 
-/* Sets ends and what. Returns 0 where the packet has something that does not go
- * into them. */
+/* Sets ends and what; has is WFP_KEPT_PORTS, WFP_KEPT_BARE or 0. Returns 0 where the
+ * packet has something that does not go into them. */
 static __always_inline int pack(struct wfp_packet *p, __u32 layer, __u32 ifindex, __u32 flags,
-				__u8 protocol, int has_ports, __u16 local_port, __u16 remote_port)
+				__u8 protocol, __u32 has, __u16 local_port, __u16 remote_port)
 {
-	__u64 marks = flags | (has_ports ? WFP_KEPT_PORTS : 0);
+	__u64 marks = flags | has;
 
 	p->ends = (__u64)ifindex << 32 | (__u32)remote_port << 16 | local_port;
 	p->what = (marks << 16 | layer << 8 | protocol) << WFP_KEPT_BITS;
@@ -121,40 +124,33 @@ static __always_inline __u64 seal(__u64 hash, __u64 stamp, __u64 verdict)
 	return hash ^ stamp ^ verdict * 0xc4ceb9fe1a85ec53ULL;
 }
 
-static __always_inline __u64 differ_v4(volatile struct wfp_kept_v4 *k, const struct wfp_packet *p,
-				       __u64 sealed, __u64 *verdict)
+/* Whether it is what is kept, unharmed, under the stamp that the hash is sealed with. */
+static __always_inline int is_kept_v4(const volatile struct wfp_kept_v4 *k,
+				      const struct wfp_packet *p, __u64 sealed, __u64 *verdict)
 {
 	__u64 v = k->verdict;
 
 	*verdict = v & WFP_KEPT_VERDICT;
-	return (k->seal ^ seal(sealed, 0, v)) | (k->addresses ^ addresses_v4(p)) |
-	       (k->ends ^ p->ends) | (v ^ *verdict ^ p->what);
+	return k->addresses == addresses_v4(p) && k->ends == p->ends &&
+	       (v ^ p->what) <= WFP_KEPT_VERDICT && k->seal == seal(sealed, 0, v);
 }
 
-static __always_inline __u64 differ_v6(volatile struct wfp_kept_v6 *k, const struct wfp_packet *p,
-				       __u64 sealed, __u64 *verdict)
+static __always_inline int is_kept_v6(const volatile struct wfp_kept_v6 *k,
+				      const struct wfp_packet *p, __u64 sealed, __u64 *verdict)
 {
 	__u64 v = k->verdict;
 
 	*verdict = v & WFP_KEPT_VERDICT;
-	return (k->seal ^ seal(sealed, 0, v)) | (k->local[0] ^ p->local[0]) |
-	       (k->local[1] ^ p->local[1]) | (k->remote[0] ^ p->remote[0]) |
-	       (k->remote[1] ^ p->remote[1]) | (k->ends ^ p->ends) | (v ^ *verdict ^ p->what);
-}
-
-/* All ones, or 0 where nothing differs. */
-static __always_inline __u64 any(__u64 differ)
-{
-	__u64 all = (__u64)((__s64)(differ | -differ) >> 63);
-
-	asm volatile("" : "+r"(all)); /* or clang makes a branch of it */
-	return all;
+	return k->local[0] == p->local[0] && k->local[1] == p->local[1] &&
+	       k->remote[0] == p->remote[0] && k->remote[1] == p->remote[1] &&
+	       k->ends == p->ends && (v ^ p->what) <= WFP_KEPT_VERDICT &&
+	       k->seal == seal(sealed, 0, v);
 }
 
 /* The verdict that is kept on a packet, or WFP_VERDICT_NOT_KEPT. */
 static __always_inline __u64 find_verdict(const struct wfp_packet *p, int v6, __u64 stamp)
 {
-	__u64 hash = packet_hash(p, v6), sealed = hash ^ stamp, first, second, differ[2];
+	__u64 hash = packet_hash(p, v6), sealed = hash ^ stamp, verdict;
 	__u32 key;
 
 	if (stamp & WFP_STAMP_UNSETTLED)
@@ -164,26 +160,19 @@ static __always_inline __u64 find_verdict(const struct wfp_packet *p, int v6, __
 
 		key = hash >> 40 & (WFP_VERDICT_SETS_V6 - 1);
 		set = bpf_map_lookup_elem(&verdicts6, &key);
-		if (!set)
-			return WFP_VERDICT_NOT_KEPT;
-		/* the other way is another line, which few sets have in use */
-		if (!differ_v6(&set->way[0], p, sealed, &first))
-			return first;
-		differ[0] = ~0ULL;
-		differ[1] = any(differ_v6(&set->way[1], p, sealed, &second));
+		if (set && (is_kept_v6(&set->way[0], p, sealed, &verdict) ||
+			    is_kept_v6(&set->way[1], p, sealed, &verdict)))
+			return verdict;
 	} else {
 		struct wfp_kept_set_v4 *set;
 
 		key = hash >> 40 & (WFP_VERDICT_SETS_V4 - 1);
 		set = bpf_map_lookup_elem(&verdicts4, &key);
-		if (!set)
-			return WFP_VERDICT_NOT_KEPT;
-		/* which way it is, the processor would guess wrong half of the time */
-		differ[0] = any(differ_v4(&set->way[0], p, sealed, &first));
-		differ[1] = any(differ_v4(&set->way[1], p, sealed, &second));
+		if (set && (is_kept_v4(&set->way[0], p, sealed, &verdict) ||
+			    is_kept_v4(&set->way[1], p, sealed, &verdict)))
+			return verdict;
 	}
-	/* where neither is the packet's, this is all ones: WFP_VERDICT_NOT_KEPT */
-	return (first & ~differ[0]) | (second & differ[0]) | (differ[0] & differ[1]);
+	return WFP_VERDICT_NOT_KEPT;
 }
 
 /* Keeps a verdict. The stamp is that from before the packet was classified: if a

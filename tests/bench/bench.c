@@ -113,7 +113,7 @@ static long pack_case(__u32 i, struct bench_context *c)
 	__builtin_memcpy(p->local, &v->word[slot_word(WFP_SLOT_LOCAL_ADDRESS)], 16);
 	__builtin_memcpy(p->remote, &v->word[slot_word(WFP_SLOT_REMOTE_ADDRESS)], 16);
 	pack(p, v->layer, get(v, WFP_SLOT_LOCAL_INTERFACE, 0xffffffff),
-	     get(v, WFP_SLOT_FLAGS, 0xffffffff), get(v, WFP_SLOT_PROTOCOL, 0xff), 1,
+	     get(v, WFP_SLOT_FLAGS, 0xffffffff), get(v, WFP_SLOT_PROTOCOL, 0xff), WFP_KEPT_PORTS,
 	     get(v, WFP_SLOT_LOCAL_PORT, 0xffff), get(v, WFP_SLOT_REMOTE_PORT, 0xffff));
 	return 0;
 }

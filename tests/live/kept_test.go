@@ -3,10 +3,12 @@
 package live
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -246,5 +248,89 @@ func TestKeptIsUsed(t *testing.T) {
 	for _, f := range b.families() {
 		known.want(t, peer, f, passes)
 		fresh.want(t, peer, f, passes)
+	}
+}
+
+// tun makes a link of the host without MAC headers and returns where to write the
+// packets that come in by it.
+func (b *bed) tun(t *testing.T, name string) (fd int) {
+	t.Helper()
+	err := b.host.Do(func() (err error) {
+		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+			return err
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		request, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+		return unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := b.host.Netlink().LinkByName(name)
+	if err == nil {
+		err = b.host.Netlink().LinkSetUp(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// On a link without MAC headers a packet that has the header of a known flow where one
+// would be behind a MAC header is judged by its own.
+func TestKeptBareLink(t *testing.T) {
+	b := newBed(t)
+	out := b.tun(t, "t0")
+	const protocol = 253 // for experiments: no stack answers to it
+	v4 := func(from, to, payload []byte) []byte {
+		header := []byte{0x45, 0, 0, byte(20 + len(payload)), 0, 0, 0, 0, 64, protocol, 0, 0}
+		return slices.Concat(header, from, to, payload)
+	}
+	v6 := func(from, to, payload []byte) []byte {
+		header := []byte{0x60, 0, 0, 0, 0, byte(len(payload)), protocol, 64}
+		return slices.Concat(header, from, to, payload)
+	}
+	known4 := v4([]byte{10, 9, 8, 7}, []byte{10, 78, 0, 1}, make([]byte, 20))
+	known6 := v6(net.ParseIP("fd79::7"), net.ParseIP("fd78::1"), make([]byte, 20))
+	const etherHeader = 14
+	for _, row := range []struct {
+		layer            string
+		known, disguised []byte
+	}{
+		{"INBOUND_IPPACKET_V4", known4,
+			v4([]byte{10, 78, known4[0], known4[1]}, known4[2:6], known4[6:])},
+		{"INBOUND_IPPACKET_V6", known6,
+			v6(slices.Concat([]byte{0xfd, 0x7a, 0, 0, 0, 0}, known6[:10]), known6[10:26], known6[26:])},
+	} {
+		t.Run(row.layer, func(t *testing.T) {
+			if !bytes.Equal(row.disguised[etherHeader:][:len(row.known)], row.known) {
+				t.Fatalf("% x does not hold % x", row.disguised, row.known)
+			}
+			var from net.IP = row.disguised[12:16]
+			if row.known[0]>>4 == 6 {
+				from = row.disguised[8:24]
+			}
+			b.apply(blocks(row.layer, fmt.Sprintf("{IP_REMOTE_ADDRESS: %q}, {IP_LOCAL_INTERFACE: t0}", from)))
+			hits := func() [2]uint64 {
+				return [2]uint64{b.hits(row.layer, "Permit the rest"), b.hits(row.layer, "Block it")}
+			}
+			for range 3 {
+				for filter, packet := range [][]byte{row.known, row.disguised} {
+					before := hits()
+					if _, err := unix.Write(out, packet); err != nil {
+						t.Fatal(err)
+					}
+					b.await(func() bool { return hits() != before })
+					before[filter]++
+					if got := hits(); got != before {
+						t.Errorf("% x: the rest was permitted and it was blocked %d times, want %d", packet, got, before)
+					}
+				}
+			}
+		})
 	}
 }
