@@ -459,6 +459,25 @@ static __always_inline void wait_for(struct wfp_values *v, __u32 branch)
 }
 
 /*
+ * Reads all branches that wait, so that the processor has the memory fetch them at a
+ * time: what a visit reads decides what it does next, and whatever would be read
+ * after that waits for it.
+ */
+static __always_inline void fetch(struct wfp_values *v)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < WFP_PENDING; i++) {
+		struct wfp_branch *br;
+
+		if (i >= v->waiting)
+			break;
+		br = find_branches(v->generation, v->pending[i]);
+		if (br)
+			*(volatile __u32 *)&br->next;
+	}
+}
+
+/*
  * Finds the leaves that the values lead to, the classes that they are of and the
  * branches to search; they take the values' place. Returns 0 where the tables are
  * inconsistent.
@@ -512,6 +531,7 @@ __noinline __u32 wfp_enter(struct wfp_values *v)
 	v->sublayers = l->sublayers;
 	v->amended = l->flags;
 	v->base = 0;
+	fetch(v);
 	return 1;
 }
 
