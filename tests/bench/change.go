@@ -17,11 +17,12 @@ import (
 // again, each by a commit of its own. ms is what each of them took, from the object
 // to the policy in force.
 func changes(ctx context.Context, e *loader.Engine, p *policy.Policy, layer *layermap.Layer, runs int) (ms []float64, err error) {
+	old := p.Store.Filters()
+	runs = min(runs, len(old))
 	fresh, err := policyOf(layer.ID, rules(runs, layer.Family == layermap.V6, 9))
 	if err != nil {
 		return nil, err
 	}
-	old := p.Store.Filters()
 	commit := func(change func() error) error {
 		start := time.Now()
 		if err := change(); err != nil {
