@@ -17,6 +17,8 @@ enum wfp_layer_id {
 	WFP_INBOUND_IPPACKET_V6 = 2,
 	WFP_OUTBOUND_IPPACKET_V4 = 4,
 	WFP_OUTBOUND_IPPACKET_V6 = 6,
+	WFP_IPFORWARD_V4 = 8,
+	WFP_IPFORWARD_V6 = 10,
 	WFP_INBOUND_TRANSPORT_V4 = 12,
 	WFP_INBOUND_TRANSPORT_V6 = 14,
 	WFP_OUTBOUND_TRANSPORT_V4 = 16,
@@ -37,7 +39,7 @@ enum wfp_layer_id {
  * Slots: a field's value in struct wfp_values. Small fields share a word;
  * slot_word and slot_shift say where each stands. A slot means the same at
  * every layer of its family of layers; the MAC layers have no IP fields and
- * share their slots. The order is that of the words.
+ * share their slots, and so do the IPFORWARD layers. The order is that of the words.
  */
 enum wfp_slot {
 	WFP_SLOT_LOCAL_ADDRESS = 0, /* V4: host order in one word; V6: two words */
@@ -71,6 +73,16 @@ enum wfp_slot {
 	WFP_SLOT_ETHER_TYPE = 5,
 	WFP_SLOT_VLAN_ID = 6,
 	WFP_SLOT_INTERFACE_MAC = 17,
+
+	/* IPFORWARD has two interfaces, and no side that is the host's */
+	WFP_SLOT_FORWARD_SOURCE = 0,
+	WFP_SLOT_FORWARD_DESTINATION = 1,
+	WFP_SLOT_FORWARD_IN = 9, /* LUID */
+	WFP_SLOT_FORWARD_IN_INDEX = 10,
+	WFP_SLOT_FORWARD_OUT = 12, /* LUID */
+	WFP_SLOT_FORWARD_OUT_INDEX = 13,
+	WFP_SLOT_FORWARD_IN_PROFILE = 15,
+	WFP_SLOT_FORWARD_OUT_PROFILE = 16,
 };
 
 #define WFP_WORDS 16 /* of 64 bits; 13 hold all slots, the rest is for the search */
@@ -81,6 +93,8 @@ enum wfp_flag {
 	WFP_FLAG_IS_WILDCARD_BIND = 0x8,
 	WFP_FLAG_IS_RAW_ENDPOINT = 0x10,
 	WFP_FLAG_IS_FRAGMENT = 0x20,
+	WFP_FLAG_IS_OUTBOUND_PASS_THRU = 0x40000,
+	WFP_FLAG_IS_INBOUND_PASS_THRU = 0x80000,
 	WFP_FLAG_IS_APPCONTAINER_LOOPBACK = 0x400000,
 	WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK = 0x800000,
 };
@@ -496,11 +510,11 @@ struct wfp_event {
 	__u64 time; /* ns since boot */
 	__u64 filter_id;
 	__u64 inode;
-	__u64 local[2]; /* V4: number in [0]; MAC layers: the address */
+	__u64 local[2]; /* V4: number in [0]; MAC layers: the address; IPFORWARD: the destination */
 	__u64 remote[2];
 	__u32 layer;
 	__u32 action;
-	__u32 dev;
+	__u32 dev; /* of the executable; IPFORWARD: ifindex that the packet goes on by */
 	__u32 pid;
 	__u32 uid;
 	__u32 ifindex;

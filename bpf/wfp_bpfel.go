@@ -160,6 +160,8 @@ const (
 	WFPWfpFlagWFP_FLAG_IS_WILDCARD_BIND             WFPWfpFlag = 8
 	WFPWfpFlagWFP_FLAG_IS_RAW_ENDPOINT              WFPWfpFlag = 16
 	WFPWfpFlagWFP_FLAG_IS_FRAGMENT                  WFPWfpFlag = 32
+	WFPWfpFlagWFP_FLAG_IS_OUTBOUND_PASS_THRU        WFPWfpFlag = 262144
+	WFPWfpFlagWFP_FLAG_IS_INBOUND_PASS_THRU         WFPWfpFlag = 524288
 	WFPWfpFlagWFP_FLAG_IS_APPCONTAINER_LOOPBACK     WFPWfpFlag = 4194304
 	WFPWfpFlagWFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK WFPWfpFlag = 8388608
 )
@@ -225,6 +227,8 @@ const (
 	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6         WFPWfpLayerId = 2
 	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4        WFPWfpLayerId = 4
 	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6        WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_IPFORWARD_V4                WFPWfpLayerId = 8
+	WFPWfpLayerIdWFP_IPFORWARD_V6                WFPWfpLayerId = 10
 	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4        WFPWfpLayerId = 12
 	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6        WFPWfpLayerId = 14
 	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4       WFPWfpLayerId = 16
@@ -360,6 +364,14 @@ const (
 	WFPWfpSlotWFP_SLOT_ETHER_TYPE               WFPWfpSlot = 5
 	WFPWfpSlotWFP_SLOT_VLAN_ID                  WFPWfpSlot = 6
 	WFPWfpSlotWFP_SLOT_INTERFACE_MAC            WFPWfpSlot = 17
+	WFPWfpSlotWFP_SLOT_FORWARD_SOURCE           WFPWfpSlot = 0
+	WFPWfpSlotWFP_SLOT_FORWARD_DESTINATION      WFPWfpSlot = 1
+	WFPWfpSlotWFP_SLOT_FORWARD_IN               WFPWfpSlot = 9
+	WFPWfpSlotWFP_SLOT_FORWARD_IN_INDEX         WFPWfpSlot = 10
+	WFPWfpSlotWFP_SLOT_FORWARD_OUT              WFPWfpSlot = 12
+	WFPWfpSlotWFP_SLOT_FORWARD_OUT_INDEX        WFPWfpSlot = 13
+	WFPWfpSlotWFP_SLOT_FORWARD_IN_PROFILE       WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_FORWARD_OUT_PROFILE      WFPWfpSlot = 16
 )
 
 type WFPWfpSocket struct {
@@ -431,6 +443,7 @@ const (
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
 	WFPProgWfpConnect6        = "wfp_connect6"
+	WFPProgWfpForward         = "wfp_forward"
 	WFPProgWfpJudge           = "wfp_judge"
 	WFPProgWfpLocalIn         = "wfp_local_in"
 	WFPProgWfpLocalOut        = "wfp_local_out"
@@ -520,6 +533,7 @@ type WFPProgramSpecs struct {
 	WfpBind6       *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
 	WfpConnect4    *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
 	WfpConnect6    *ebpf.ProgramSpec `ebpf:"wfp_connect6"`
+	WfpForward     *ebpf.ProgramSpec `ebpf:"wfp_forward"`
 	WfpJudge       *ebpf.ProgramSpec `ebpf:"wfp_judge"`
 	WfpLocalIn     *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
 	WfpLocalOut    *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
@@ -707,6 +721,7 @@ type WFPPrograms struct {
 	WfpBind6       *ebpf.Program `ebpf:"wfp_bind6"`
 	WfpConnect4    *ebpf.Program `ebpf:"wfp_connect4"`
 	WfpConnect6    *ebpf.Program `ebpf:"wfp_connect6"`
+	WfpForward     *ebpf.Program `ebpf:"wfp_forward"`
 	WfpJudge       *ebpf.Program `ebpf:"wfp_judge"`
 	WfpLocalIn     *ebpf.Program `ebpf:"wfp_local_in"`
 	WfpLocalOut    *ebpf.Program `ebpf:"wfp_local_out"`
@@ -731,6 +746,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpBind6,
 		p.WfpConnect4,
 		p.WfpConnect6,
+		p.WfpForward,
 		p.WfpJudge,
 		p.WfpLocalIn,
 		p.WfpLocalOut,

@@ -40,6 +40,7 @@ filters:
   - {name: No transport from, layer: INBOUND_TRANSPORT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.88}]}
   - {name: No transport to, layer: OUTBOUND_TRANSPORT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.99}]}
   - {name: No neighbours, layer: INBOUND_TRANSPORT_V6, action: BLOCK, conditions: [{IP_PROTOCOL: icmpv6}, {IP_LOCAL_ADDRESS: "2001:db8::1"}]}
+  - {name: No guests, layer: IPFORWARD_V4, action: BLOCK, weight: 9, conditions: [{IP_LOCAL_INTERFACE: eth2}, {IP_FORWARD_INTERFACE: eth1}, {ARRIVAL_INTERFACE_PROFILE_ID: private}]}
   - {name: No IPv6 frames, layer: OUTBOUND_MAC_FRAME_ETHERNET, action: BLOCK, conditions: [{ETHER_TYPE: ipv6}, {IP_LOCAL_INTERFACE: eth1}]}
 `
 
@@ -138,6 +139,10 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
 		{"loopback has no frames", Tuple{Protocol: 6, Local: addrPort("127.0.0.1:1"), Remote: addrPort("127.0.0.1:2")},
 			"INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4"},
+		{"forwarded", Tuple{Forwarded: true, Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("198.51.100.2:2")},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 IPFORWARD_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+		{"forwarded over IPv6", Tuple{Forwarded: true, Protocol: 17, Local: addrPort("[2001:db8::1]:1"), Remote: addrPort("[2001:db8:1::2]:2")},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V6 IPFORWARD_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET"},
 		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4"},
 	} {
@@ -166,11 +171,37 @@ func TestFieldsOfATuple(t *testing.T) {
 	someICMP.Local = addrPort("192.0.2.1:0")
 	gre.Protocol = 47
 	multicast := Tuple{Protocol: 17, Local: addrPort("224.0.0.251:5353"), Remote: addrPort("192.0.2.2:5353"), Link: eth1}
+	through := Tuple{
+		Forwarded: true, Protocol: 6, Local: addrPort("192.0.2.1:22"), Remote: addrPort("198.51.100.2:40000"),
+		Link: Link{Name: "eth2", Index: 4, Type: 6, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}, OutLink: eth1,
+	}
+	passThru := through
+	passThru.FromHost, passThru.ToHost = true, true
+	unlinked := through
+	unlinked.Link, unlinked.OutLink = Link{}, Link{}
 	for _, tc := range []struct {
 		name, layer, field string
 		t                  Tuple
 		want               string
 	}{
+		{"the source of what is forwarded", "IPFORWARD_V4", "IP_SOURCE_ADDRESS", through, "198.51.100.2"},
+		{"its destination", "IPFORWARD_V4", "IP_DESTINATION_ADDRESS", through, "192.0.2.1"},
+		{"the type of its destination", "IPFORWARD_V4", "IP_DESTINATION_ADDRESS_TYPE", through, "1"},
+		{"where it comes in", "IPFORWARD_V4", "SOURCE_INTERFACE_INDEX", through, "4"},
+		{"where it goes on", "IPFORWARD_V4", "DESTINATION_INTERFACE_INDEX", through, "3"},
+		{"the profile of where it comes in", "IPFORWARD_V4", "ARRIVAL_INTERFACE_PROFILE_ID", through, "2"},
+		{"the profile of where it goes on", "IPFORWARD_V4", "NEXTHOP_INTERFACE_PROFILE_ID", through, "1"},
+		{"it has no sub-interface", "IPFORWARD_V4", "SOURCE_SUB_INTERFACE_INDEX", through, "0"},
+		{"it is no pass-through", "IPFORWARD_V4", "FLAGS", through, "0x0"},
+		{"pass-through", "IPFORWARD_V4", "FLAGS", passThru, "0xc0000"},
+		{"a link that is not named", "IPFORWARD_V4", "IP_FORWARD_INTERFACE", unlinked, "EMPTY"},
+		{"what is forwarded comes in from its source", "INBOUND_IPPACKET_V4", "IP_REMOTE_ADDRESS", through, "198.51.100.2"},
+		{"by the link that it comes in by", "INBOUND_IPPACKET_V4", "INTERFACE_INDEX", through, "4"},
+		{"to that link's frame address", "INBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", through, "02:00:00:00:00:02"},
+		{"and goes out to its destination", "OUTBOUND_IPPACKET_V4", "IP_REMOTE_ADDRESS", through, "192.0.2.1"},
+		{"from its source", "OUTBOUND_IPPACKET_V4", "IP_LOCAL_ADDRESS", through, "198.51.100.2"},
+		{"by the other link", "OUTBOUND_IPPACKET_V4", "INTERFACE_INDEX", through, "3"},
+		{"from the other link's frame address", "OUTBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", through, "02:00:00:00:00:01"},
 		{"local is the receiver", "ALE_AUTH_RECV_ACCEPT_V4", "IP_LOCAL_ADDRESS", in, "192.0.2.1"},
 		{"the peer's port", "ALE_AUTH_RECV_ACCEPT_V4", "IP_REMOTE_PORT", in, "40000"},
 		{"a zone's profile", "ALE_AUTH_RECV_ACCEPT_V4", "CURRENT_PROFILE_ID", in, "2"},
@@ -267,6 +298,38 @@ func TestWouldBlock(t *testing.T) {
 				t.Errorf("passes, want a block by %q", tc.filter)
 			case f != nil && (f.Name != tc.filter || layer.String() != tc.layer):
 				t.Errorf("blocked by %q at %s, want %q at %s", f.Name, layer, tc.filter, tc.layer)
+			}
+		})
+	}
+}
+
+func TestForwarded(t *testing.T) {
+	p, _ := load(t, corporate)
+	through := Tuple{
+		Forwarded: true, Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.66:0"), Link: Link{Name: "eth2"}, OutLink: eth1,
+	}
+	back := through
+	back.Local, back.Remote, back.Link, back.OutLink = through.Remote, through.Local, through.OutLink, through.Link
+	for _, tc := range []struct {
+		name string
+		t    Tuple
+		want []string // the layers that block, and the filters
+	}{
+		{"there", through, []string{"INBOUND_IPPACKET_V4 Bad neighbour", "IPFORWARD_V4 No guests"}},
+		{"back", back, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			for _, a := range tc.t.Explain(p, p.Store, false) {
+				if a.Verdict == block {
+					got = append(got, a.Layer+" "+a.FilterName)
+				}
+				if len(a.Notes) > 0 {
+					t.Errorf("%s: notes %q on layers that it does not pass", a.Layer, a.Notes)
+				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
 	}

@@ -17,16 +17,22 @@ import (
 )
 
 // Tuple is traffic: the first packet of a connection, or a datagram to or from
-// a new peer. What is not known is left zero.
+// a new peer. What is not known is left zero. Of a packet that the host passes on
+// Remote is the source and Local the destination; it comes in by Link and goes on by
+// OutLink.
 type Tuple struct {
-	Outbound bool
-	Protocol uint8
-	Local    netip.AddrPort
-	Remote   netip.AddrPort
-	App      filter.Value // ALE_APP_ID
-	User     filter.Value // ALE_USER_ID
-	Unit     string       // systemd unit or scope, which may be a package
-	Link     Link
+	Outbound  bool
+	Forwarded bool
+	Protocol  uint8
+	Local     netip.AddrPort
+	Remote    netip.AddrPort
+	App       filter.Value // ALE_APP_ID
+	User      filter.Value // ALE_USER_ID
+	Unit      string       // systemd unit or scope, which may be a package
+	Link      Link
+	// Of a forwarded packet:
+	OutLink          Link
+	FromHost, ToHost bool // its source, its destination is an address of the host
 }
 
 // Link is the link that the traffic goes over, as this host shows it.
@@ -59,12 +65,19 @@ const neighborSolicitation = 135
 const (
 	flagLoopback                = 0x1
 	flagWildcardBind            = 0x8
+	flagOutboundPassThru        = 0x40000
+	flagInboundPassThru         = 0x80000
 	flagAppContainerLoopback    = 0x400000
 	flagNonAppContainerLoopback = 0x800000
 )
 
 // loopback reports whether the traffic stays on the host.
 func (t *Tuple) loopback() bool {
+	return !t.Forwarded && t.ofHost()
+}
+
+// ofHost reports whether the addresses or the link are those of loopback traffic.
+func (t *Tuple) ofHost() bool {
 	return t.Link.Name == loopbackName || t.Remote.Addr().Unmap().IsLoopback() ||
 		t.Local.Addr().IsValid() && !t.Local.Addr().IsUnspecified() && t.Local.Addr() == t.Remote.Addr()
 }
@@ -95,7 +108,26 @@ type step struct {
 	ale      bool // judged once a flow; every other layer sees each packet
 	datagram bool // not TCP
 	frame    bool // MAC frames, which loopback traffic is not
-	link     bool // sits on the links that are chosen; the others see every link's traffic
+	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
+	forward  bool // sees forwarded traffic only
+}
+
+// sees reports whether traffic of this kind comes to the layer.
+func (s *step) sees(t *Tuple) bool {
+	if t.Forwarded || s.forward {
+		return t.Forwarded && (s.forward || s.link)
+	}
+	return s.outbound == t.Outbound
+}
+
+// at is the traffic as the layer sees it: what is forwarded goes in, then out.
+func (t *Tuple) at(s *step) *Tuple {
+	if !t.Forwarded || !s.outbound || t.Outbound {
+		return t
+	}
+	out := *t
+	out.Outbound, out.Local, out.Remote, out.Link = true, t.Remote, t.Local, t.OutLink
+	return &out
 }
 
 // steps are the layers in the order of WFP's packet flows.
@@ -106,6 +138,8 @@ var steps = []step{
 	{layer: "INBOUND_TRANSPORT", family: true},
 	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true},
 	{layer: "DATAGRAM_DATA", family: true, datagram: true},
+
+	{layer: "IPFORWARD", family: true, forward: true},
 
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
@@ -146,8 +180,8 @@ func (t *Tuple) ale() bool {
 func (t *Tuple) Layers(windows bool) []*layermap.Layer {
 	var out []*layermap.Layer
 	for i := range steps {
-		if s := &steps[i]; s.outbound == t.Outbound {
-			if l := s.of(t, windows); l != nil {
+		if s := &steps[i]; s.sees(t) {
+			if l := s.of(t.at(s), windows); l != nil {
 				out = append(out, l)
 			}
 		}
@@ -158,7 +192,7 @@ func (t *Tuple) Layers(windows bool) []*layermap.Layer {
 // Values returns the incoming values of a layer that the traffic passes.
 func (t *Tuple) Values(p *policy.Policy, l *layermap.Layer) filter.Values {
 	values := constants(l)
-	known := t.known(p, l)
+	known := t.at(stepOf(l)).known(p, l)
 	for i, f := range l.Fields {
 		src := l.Source(f.Key)
 		if l.Hook().Live && src.Kind != layermap.Filled {
@@ -182,6 +216,10 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 	t.addresses(k)
 	t.interfaces(k, p, l.Family)
 	k["FLAGS"] = filter.U32(t.flags(s, p))
+	if s.forward {
+		t.forwarded(k, p)
+		return k
+	}
 	if s.frame {
 		t.frame(k)
 		return k
@@ -229,22 +267,24 @@ func addressType(a netip.Addr) uint8 {
 	return addressUnicast
 }
 
-func (t *Tuple) addresses(k map[string]filter.Value) {
-	address := func(a netip.Addr) filter.Value {
-		if t.v6() {
-			return filter.Addr16(a)
-		}
-		return filter.Addr4(a)
+// address is an address as a field of the packets' family holds it.
+func (t *Tuple) address(a netip.Addr) filter.Value {
+	if t.v6() {
+		return filter.Addr16(a)
 	}
+	return filter.Addr4(a)
+}
+
+func (t *Tuple) addresses(k map[string]filter.Value) {
 	if a := t.Local.Addr(); a.IsValid() && !a.IsUnspecified() {
-		k["IP_LOCAL_ADDRESS"] = address(a)
+		k["IP_LOCAL_ADDRESS"] = t.address(a)
 		k["IP_LOCAL_ADDRESS_TYPE"] = filter.U8(addressUnicast)
 		if !t.Outbound {
 			k["IP_LOCAL_ADDRESS_TYPE"] = filter.U8(addressType(a))
 		}
 	}
 	if a := t.Remote.Addr(); a.IsValid() {
-		k["IP_REMOTE_ADDRESS"] = address(a)
+		k["IP_REMOTE_ADDRESS"] = t.address(a)
 		k["IP_DESTINATION_ADDRESS_TYPE"] = filter.U8(addressType(a))
 	}
 	k["IP_LOCAL_PORT"], k["IP_REMOTE_PORT"] = t.ports()
@@ -282,6 +322,14 @@ func (t *Tuple) icmp() bool {
 func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 	var flags uint32
 	switch {
+	case s.forward:
+		if t.FromHost {
+			flags |= flagOutboundPassThru
+		}
+		if t.ToHost {
+			flags |= flagInboundPassThru
+		}
+		return flags
 	case s.layer == "ALE_RESOURCE_ASSIGNMENT":
 		return flagWildcardBind
 	case t.loopback():
@@ -323,25 +371,57 @@ func (t *Tuple) interfaces(k map[string]filter.Value, p *policy.Policy, family l
 	if link.Name == "" {
 		return
 	}
-	facts, ok := p.Links[link.Name]
-	if !ok {
-		facts = policy.LinkFacts{LUID: (*policy.Map)(nil).LUID(link.Name), Profile: p.DefaultProfile}
-	}
+	facts := link.facts(p)
 	epoch := facts.Epoch
 	if family == layermap.V6 {
 		epoch = facts.EpochV6
-	}
-	unlessZero := func(n uint32) filter.Value {
-		if n == 0 {
-			return filter.Value{}
-		}
-		return filter.U32(n)
 	}
 	luid, index, kind, profile := filter.U64(facts.LUID), unlessZero(link.Index), unlessZero(link.Type), filter.U32(facts.Profile)
 	for i, v := range []filter.Value{
 		luid, index, kind, luid, index, kind, luid, index, kind, profile, profile, profile, filter.U64(epoch),
 	} {
 		k[interfaceKeys[i]] = v
+	}
+}
+
+// facts are what the policy says of the link.
+func (l *Link) facts(p *policy.Policy) policy.LinkFacts {
+	if facts, ok := p.Links[l.Name]; ok {
+		return facts
+	}
+	return policy.LinkFacts{LUID: (*policy.Map)(nil).LUID(l.Name), Profile: p.DefaultProfile}
+}
+
+// unlessZero is a number of a link, which this host may not have.
+func unlessZero(n uint32) filter.Value {
+	if n == 0 {
+		return filter.Value{}
+	}
+	return filter.U32(n)
+}
+
+// forwarded fills in what IPFORWARD has in place of a host's side and a peer's.
+func (t *Tuple) forwarded(k map[string]filter.Value, p *policy.Policy) {
+	if a := t.Remote.Addr(); a.IsValid() {
+		k["IP_SOURCE_ADDRESS"] = t.address(a)
+	}
+	delete(k, "IP_DESTINATION_ADDRESS_TYPE")
+	if a := t.Local.Addr(); a.IsValid() {
+		k["IP_DESTINATION_ADDRESS"] = t.address(a)
+		k["IP_DESTINATION_ADDRESS_TYPE"] = filter.U8(addressType(a))
+	}
+	for _, side := range []struct {
+		link                 Link
+		luid, index, profile string
+	}{
+		{t.Link, "IP_LOCAL_INTERFACE", "SOURCE_INTERFACE_INDEX", "ARRIVAL_INTERFACE_PROFILE_ID"},
+		{t.OutLink, "IP_FORWARD_INTERFACE", "DESTINATION_INTERFACE_INDEX", "NEXTHOP_INTERFACE_PROFILE_ID"},
+	} {
+		if side.link.Name == "" {
+			continue
+		}
+		facts := side.link.facts(p)
+		k[side.luid], k[side.index], k[side.profile] = filter.U64(facts.LUID), unlessZero(side.link.Index), filter.U32(facts.Profile)
 	}
 }
 
@@ -367,6 +447,9 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 	out := []Answer{}
 	for _, l := range t.Layers(windows) {
 		out = append(out, Layer(s, l, t.Values(p, l), windows))
+	}
+	if t.Forwarded {
+		return out // past the ALE layers, and no layer asks for ports
 	}
 	if !windows && !t.ale() && len(out) > 0 {
 		out[0].Notes = append(out[0].Notes, fmt.Sprintf("the ALE layers do not judge protocol %d here yet, only TCP and UDP", t.Protocol))

@@ -106,8 +106,11 @@ var hooks = map[string]Hook{
 	},
 	"OUTBOUND_IPPACKET_DISCARD": discardHook("the network layer's send path"),
 	"IPFORWARD": {
-		Name: "netfilter FORWARD (below 6.4 tcx or clsact egress)", Program: "netfilter", Fidelity: Exact,
-		Differs: "below 6.4 close: known by the arrival interface, at egress", MinKernel: baseKernel,
+		Name: "netfilter FORWARD", Program: "netfilter", Fidelity: Close,
+		Differs: "a packet to or from an address of the host is forwarded, and seen, only where routes or rules lead it on; " +
+			"fragments have IS_FRAGMENT and form no groups; where connections are tracked, packets are whole again; " +
+			"with br_netfilter what a bridge passes on is seen, too",
+		MinKernel: netfilterKernel, Live: true,
 	},
 	"IPFORWARD_DISCARD": discardHook("forwarding"),
 

@@ -61,6 +61,7 @@ func TestHookRows(t *testing.T) {
 func TestLiveLayers(t *testing.T) {
 	want := []LayerID{
 		InboundIPPacketV4, InboundIPPacketV6, OutboundIPPacketV4, OutboundIPPacketV6,
+		IPForwardV4, IPForwardV6,
 		InboundTransportV4, InboundTransportV6, OutboundTransportV4, OutboundTransportV6,
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,

@@ -25,7 +25,8 @@ func (k SourceKind) String() string {
 // enum wfp_slot).
 type Slot uint8
 
-// The slots of IP layers, and of MAC frame layers, which share some of them.
+// The slots of IP layers, and of MAC frame and IPFORWARD layers, which share some
+// of them.
 const (
 	SlotLocalAddress         Slot = 0
 	SlotRemoteAddress        Slot = 1
@@ -55,6 +56,15 @@ const (
 	SlotEtherType     Slot = 5
 	SlotVLANID        Slot = 6
 	SlotInterfaceMAC  Slot = 17
+
+	SlotForwardSource      Slot = 0
+	SlotForwardDestination Slot = 1
+	SlotForwardIn          Slot = 9
+	SlotForwardInIndex     Slot = 10
+	SlotForwardOut         Slot = 12
+	SlotForwardOutIndex    Slot = 13
+	SlotForwardInProfile   Slot = 15
+	SlotForwardOutProfile  Slot = 16
 )
 
 // Place is where a slot stands: a 64-bit word of struct wfp_values, and the
@@ -110,6 +120,7 @@ const (
 	fromPacket = "the packet"
 	whyTunnel  = "Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"
 	whyIPsec   = "needs IPsec authentication"
+	whyStacked = "of links that lie on others (VLANs, bridges, bonds, VRFs) Linux does not say which one below carries a forwarded packet"
 )
 
 // sources is the general rule for a field, by condition key; sourcesAt holds
@@ -189,6 +200,25 @@ var (
 	sourcesAtPacketOut = map[string]Source{
 		"FLAGS": flags(0x1, "the packet: IS_LOOPBACK"),
 	}
+	// IS_FRAGMENT_GROUP is for groups of fragments, which Linux does not make.
+	sourcesAtForward = map[string]Source{
+		"FLAGS": flags(0x20|0x40000|0x80000,
+			"the packet: IS_FRAGMENT; the routes: IS_OUTBOUND_PASS_THRU, IS_INBOUND_PASS_THRU (from, to an address of this host)"),
+		"IP_SOURCE_ADDRESS":            filled(SlotForwardSource, fromPacket),
+		"IP_DESTINATION_ADDRESS":       filled(SlotForwardDestination, fromPacket),
+		"IP_LOCAL_INTERFACE":           filled(SlotForwardIn, "the interface that the packet came in by (LUID)"),
+		"SOURCE_INTERFACE_INDEX":       filled(SlotForwardInIndex, "the interface that the packet came in by"),
+		"ARRIVAL_INTERFACE_PROFILE_ID": filled(SlotForwardInProfile, "the interface that the packet came in by (zone)"),
+		"IP_FORWARD_INTERFACE":         filled(SlotForwardOut, "the interface that the packet goes on by (LUID)"),
+		"DESTINATION_INTERFACE_INDEX":  filled(SlotForwardOutIndex, "the interface that the packet goes on by"),
+		"NEXTHOP_INTERFACE_PROFILE_ID": filled(SlotForwardOutProfile, "the interface that the packet goes on by (zone)"),
+
+		"SOURCE_SUB_INTERFACE_INDEX":      constant(0, "Linux links have no sub-interfaces"),
+		"DESTINATION_SUB_INTERFACE_INDEX": constant(0, "Linux links have no sub-interfaces"),
+
+		"IP_PHYSICAL_ARRIVAL_INTERFACE": refused(whyStacked + "; IP_LOCAL_INTERFACE is the one above"),
+		"IP_PHYSICAL_NEXTHOP_INTERFACE": refused(whyStacked + "; IP_FORWARD_INTERFACE is the one above"),
+	}
 	sourcesAtTransportIn  = transportSources(flags(0x1, "the packet: IS_LOOPBACK; no socket is known yet"))
 	sourcesAtTransportOut = transportSources(flags(0x1|0x10, "the packet: IS_LOOPBACK, IS_RAW_ENDPOINT"))
 	sourcesAtAccept       = map[string]Source{
@@ -218,6 +248,7 @@ var (
 	sourcesAt = map[LayerID]map[string]Source{
 		InboundIPPacketV4: sourcesAtPacketIn, InboundIPPacketV6: sourcesAtPacketIn,
 		OutboundIPPacketV4: sourcesAtPacketOut, OutboundIPPacketV6: sourcesAtPacketOut,
+		IPForwardV4: sourcesAtForward, IPForwardV6: sourcesAtForward,
 		InboundTransportV4: sourcesAtTransportIn, InboundTransportV6: sourcesAtTransportIn,
 		OutboundTransportV4: sourcesAtTransportOut, OutboundTransportV6: sourcesAtTransportOut,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,

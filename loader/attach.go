@@ -28,6 +28,7 @@ const (
 	onTCX
 	onXDP
 	onLocalIn // netfilter, of the namespace
+	onForward
 	onLocalOut
 )
 
@@ -76,6 +77,8 @@ var hooks = []hook{
 	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
 	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV4}},
 	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV6}},
+	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
+	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
 	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{layermap.OutboundTransportV4}},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{layermap.OutboundTransportV6}},
 }
@@ -145,7 +148,7 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = link.AttachTCX(link.TCXOptions{Interface: s.dev.Index, Program: prog, Attach: s.hook.attach, Anchor: anchor})
 		case onXDP:
 			l, err = attachXDP(s.dev, prog)
-		case onLocalIn, onLocalOut:
+		case onLocalIn, onForward, onLocalOut:
 			l, err = attachNetfilter(s.hook, prog)
 		}
 		return err
@@ -184,7 +187,7 @@ const (
 
 // netfilterPoints are the points of the stack where kinds of hooks sit.
 var netfilterPoints = map[hookKind]link.NetfilterInetHook{
-	onLocalIn: link.NetfilterInetLocalIn, onLocalOut: link.NetfilterInetLocalOut,
+	onLocalIn: link.NetfilterInetLocalIn, onForward: link.NetfilterInetForward, onLocalOut: link.NetfilterInetLocalOut,
 }
 
 // protocolFamily is that of the hook's layers: one of netfilter's links serves
@@ -307,7 +310,7 @@ func (e *Engine) holds(s spot) bool {
 	case onXDP:
 		x := info.XDP()
 		return x != nil && int(x.Ifindex) == s.dev.Index
-	case onLocalIn, onLocalOut:
+	case onLocalIn, onForward, onLocalOut:
 		// a namespace lives as long as it has such a link
 		x := info.Netfilter()
 		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]

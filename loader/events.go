@@ -169,7 +169,16 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	if raw.Outbound != 0 {
 		ev.Direction, ev.Src, ev.Dst = "out", local, remote
 	}
+	if forwards(layer) {
+		ev.Direction, ev.OutInterface = "forward", d.link(raw.Dev)
+	}
 	return ev
+}
+
+// forwards reports whether the layer's packets go through the host: neither in nor
+// out (FWP_DIRECTION_FORWARD).
+func forwards(layer layermap.LayerID) bool {
+	return layer == layermap.IPForwardV4 || layer == layermap.IPForwardV6
 }
 
 // endpoints writes what the layer has of addresses and ports.
@@ -201,7 +210,7 @@ func endpoints(layer layermap.LayerID, raw *bpf.Event) (local, remote string) {
 	}
 	ports := l.FieldIndex("IP_LOCAL_PORT") >= 0
 	local = write(raw.Local, raw.LocalPort, ports)
-	if l.FieldIndex("IP_REMOTE_ADDRESS") < 0 {
+	if l.FieldIndex("IP_REMOTE_ADDRESS") < 0 && !forwards(layer) {
 		return local, ""
 	}
 	return local, write(raw.Remote, raw.RemotePort, ports)

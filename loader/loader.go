@@ -65,14 +65,16 @@ type Event struct {
 	FilterName string    `json:"filterName"`
 	Origin     string    `json:"origin"`
 	SubLayer   string    `json:"subLayer"`
-	Direction  string    `json:"direction"` // in, out
+	Direction  string    `json:"direction"` // in, out, forward
 	Protocol   uint8     `json:"protocol"`
 	Src        string    `json:"src"`
 	Dst        string    `json:"dst"`
-	Interface  string    `json:"interface"`
+	Interface  string    `json:"interface"` // forward: that it came in by
 	PID        uint32    `json:"pid"`
 	Program    string    `json:"program"`
 	User       string    `json:"user"`
+
+	OutInterface string `json:"outInterface,omitempty"` // forward: that it goes on by
 
 	Lost uint64 `json:"-"` // not an event: so many were lost before the next
 }

@@ -161,7 +161,7 @@ func probeLinks(coll *ebpf.Collection) map[string]error {
 				l, err = attachXDP(lo, prog)
 			case h.kind == onTCX && haveTCX():
 				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: prog, Attach: h.attach})
-			case h.kind == onLocalIn, h.kind == onLocalOut:
+			case h.kind == onLocalIn, h.kind == onForward, h.kind == onLocalOut:
 				l, err = attachNetfilter(&h, prog)
 			default:
 				continue

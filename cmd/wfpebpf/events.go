@@ -98,6 +98,7 @@ func eventText(w io.Writer, ev loader.Event) error {
 		}
 	}
 	part("on", ev.Interface)
+	part("out by", ev.OutInterface)
 	part("program", ev.Program)
 	if ev.PID != 0 {
 		fmt.Fprintf(&b, " pid %d", ev.PID)

@@ -17,6 +17,11 @@ var blocked = loader.Event{
 	Src: "[2001:db8::1]:50000", Dst: "[2001:db8::2]:445", Interface: "eth0", PID: 12, Program: "/usr/bin/x", User: "alice",
 }
 
+var forwarded = loader.Event{
+	Time: blocked.Time, Layer: "IPFORWARD_V4", Action: "block", FilterID: 7, FilterName: blocked.FilterName, SubLayer: "Corporate",
+	Direction: "forward", Src: "192.0.2.1", Dst: "198.51.100.1", Interface: "eth0", OutInterface: "eth1",
+}
+
 func TestEventForms(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -27,6 +32,12 @@ func TestEventForms(t *testing.T) {
 			`{"time":"2026-01-02T03:04:05.000000006Z","layer":"ALE_AUTH_CONNECT_V6","action":"block","filterId":7,` +
 				`"filterName":"Block\nSMB","origin":"rule","subLayer":"Corporate","direction":"out","protocol":6,` +
 				`"src":"[2001:db8::1]:50000","dst":"[2001:db8::2]:445","interface":"eth0","pid":12,"program":"/usr/bin/x","user":"alice"}`},
+		{"forwarded, JSON", func(b *bytes.Buffer) error { return eventJSON(b, forwarded) },
+			`{"time":"2026-01-02T03:04:05.000000006Z","layer":"IPFORWARD_V4","action":"block","filterId":7,` +
+				`"filterName":"Block\nSMB","origin":"","subLayer":"Corporate","direction":"forward","protocol":0,` +
+				`"src":"192.0.2.1","dst":"198.51.100.1","interface":"eth0","pid":0,"program":"","user":"","outInterface":"eth1"}`},
+		{"forwarded, text", func(b *bytes.Buffer) error { return eventText(b, forwarded) },
+			`2026-01-02T03:04:05.000000006Z block forward at IPFORWARD_V4: 192.0.2.1 to 198.51.100.1 on eth0 out by eth1, filter "Block\nSMB" (7) in Corporate`},
 		{"lost, JSON", func(b *bytes.Buffer) error { return eventJSON(b, loader.Event{Lost: 3}) }, `{"lost":3}`},
 		{"text", func(b *bytes.Buffer) error { return eventText(b, blocked) },
 			`2026-01-02T03:04:05.000000006Z block out at ALE_AUTH_CONNECT_V6: tcp [2001:db8::1]:50000 to [2001:db8::2]:445` +

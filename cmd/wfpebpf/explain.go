@@ -23,17 +23,17 @@ import (
 
 // question is what explain was asked.
 type question struct {
-	target                     loader.Target
-	mapFile                    string
-	layer, in, out, from, to   string
-	program, user, unit, iface string
-	live, windows, json        bool
+	target                               loader.Target
+	mapFile                              string
+	layer, in, out, forward, from, to    string
+	program, user, unit, iface, outIface string
+	live, windows, json                  bool
 }
 
 func explainCommand() *cobra.Command {
 	var q question
 	cmd := &cobra.Command{
-		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out} PROTO --from A:P --to A:P}",
+		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out|--forward} PROTO --from A:P --to A:P}",
 		Short: "Say what a policy does with traffic, and why",
 		Long: `Says what a policy does with traffic: the verdict, the filter whose action became
 final, what each sublayer came to, and which further fields would change it. It
@@ -45,7 +45,8 @@ as in a policy file; ALE_USER_ID may be given several times (uid:1000, gid:10,
 unit:NAME) and makes one token. --iface and the other flags describe a
 connection instead, which is judged at each layer that it passes. Without --iface
 the fields of the link stay EMPTY, except for loopback traffic. Of ICMP the port of
-the local address is the type, and that of the remote one the code.
+the local address is the type, and that of the remote one the code. With --forward it
+is a packet that the host passes on: it comes in by --iface and goes on by --out-iface.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -54,6 +55,7 @@ it was applied with, and asks the kernel, too: the two must agree. Files given
 beside it are compared with what is in force.`,
 		Example: `  wfpebpf explain policy.yaml --out tcp --from 10.0.0.2:50000 --to 10.0.0.1:445
   wfpebpf explain wfpstate.xml --map map.yaml --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:3389 --iface eth0
+  wfpebpf explain policy.yaml --forward udp --from 192.0.2.9 --to 198.51.100.1 --iface eth0 --out-iface eth1
   wfpebpf explain policy.yaml --layer ALE_AUTH_CONNECT_V4 IP_REMOTE_PORT=445 IP_PROTOCOL=tcp
   wfpebpf explain --live --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:22 --json`,
 		Args: cobra.ArbitraryArgs,
@@ -63,23 +65,26 @@ beside it are compared with what is in force.`,
 	f.StringVar(&q.layer, "layer", "", "judge at this layer, with the values given as FIELD=VALUE")
 	f.StringVar(&q.in, "in", "", "judge inbound traffic of this protocol (tcp, udp, icmp, icmpv6, a number)")
 	f.StringVar(&q.out, "out", "", "judge outbound traffic of this protocol")
+	f.StringVar(&q.forward, "forward", "", "judge traffic of this protocol that the host passes on")
 	f.StringVar(&q.from, "from", "", "source address and port")
 	f.StringVar(&q.to, "to", "", "destination address and port")
 	f.StringVar(&q.program, "program", "", "path of the executable that has the socket")
 	f.StringVar(&q.user, "user", "", "its user: a name, a uid, uid:N or gid:N")
 	f.StringVar(&q.unit, "unit", "", "its systemd unit")
-	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over")
+	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over; with --forward, that it comes in by")
+	f.StringVar(&q.outIface, "out-iface", "", "link that forwarded traffic goes on by")
 	f.BoolVar(&q.live, "live", false, "ask the kernel, too, about the policy in force")
 	f.BoolVar(&q.windows, "as-windows", false, "judge as on Windows: include what is refused here")
 	mapFlag(cmd, &q.mapFile)
 	targetFlags(cmd, &q.target)
 	jsonFlag(cmd, &q.json)
-	cmd.MarkFlagsOneRequired("layer", "in", "out")
-	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out")
+	cmd.MarkFlagsOneRequired("layer", "in", "out", "forward")
+	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out", "forward")
 	cmd.MarkFlagsMutuallyExclusive("live", "as-windows")
 	complete(cmd, "layer", completeLayers)
 	complete(cmd, "iface", completeLinks)
-	for _, flag := range []string{"in", "out"} {
+	complete(cmd, "out-iface", completeLinks)
+	for _, flag := range []string{"in", "out", "forward"} {
 		complete(cmd, flag, func(*cobra.Command) []string { return []string{"tcp", "udp"} })
 	}
 	cmd.ValidArgsFunction = completeFields
@@ -124,6 +129,10 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 		return usagef("a policy file is needed")
 	case q.layer == "" && len(values) > 0:
 		return usagef("%s goes with --layer", values[0])
+	case q.forward == "" && q.outIface != "":
+		return usagef("--out-iface goes with --forward")
+	case q.forward != "" && (q.program != "" || q.user != "" || q.unit != ""):
+		return usagef("--program, --user and --unit are of a socket of this host, and a forwarded packet has none")
 	}
 	layer := layermap.ByName(q.layer)
 	if q.layer != "" && layer == nil {
@@ -243,7 +252,11 @@ func compare(engine *loader.Engine, answers []explain.Answer) error {
 
 // tuple reads the flags that describe a connection.
 func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
-	t := &explain.Tuple{Outbound: q.out != "", Unit: q.unit, Link: explain.Link{Name: q.iface}}
+	t := &explain.Tuple{
+		Outbound: q.out != "", Forwarded: q.forward != "", Unit: q.unit,
+		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface},
+	}
+	name := q.in + q.out + q.forward
 	connect := layermap.ByID(layermap.ALEAuthConnectV4)
 	field := func(key string, texts ...string) (filter.Value, error) {
 		var assignments []string
@@ -256,9 +269,9 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		}
 		return v[connect.FieldIndex(key)], nil
 	}
-	protocol, err := field("IP_PROTOCOL", q.in+q.out)
+	protocol, err := field("IP_PROTOCOL", name)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no protocol: tcp, udp, icmp, icmpv6 or a number", q.in+q.out)
+		return nil, fmt.Errorf("%q is no protocol: tcp, udp, icmp, icmpv6 or a number", name)
 	}
 	t.Protocol = uint8(protocol.Num)
 	from, err := endpoint("--from", q.from)
@@ -294,8 +307,14 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		}
 	}
 	// What this host knows of a link is welcome and not needed.
-	if links, err := loader.HostLinks(q.target.Netns); err == nil && q.iface != "" {
-		t.Link = named(q.iface, links)
+	if links, err := loader.HostLinks(q.target.Netns); err == nil {
+		if q.iface != "" {
+			t.Link = named(q.iface, links)
+		}
+		if q.outIface != "" {
+			t.OutLink = named(q.outIface, links)
+		}
+		t.FromHost, t.ToHost = hasAddress(links, t.Remote.Addr()), hasAddress(links, t.Local.Addr())
 	}
 	return t, nil
 }

@@ -64,6 +64,38 @@ func TestExplainATuple(t *testing.T) {
 	}
 }
 
+func TestExplainForwarded(t *testing.T) {
+	file := write(t, "policy.yaml", `wfpebpf: 1
+filters:
+  - {name: No guests, layer: [IPFORWARD_V4, IPFORWARD_V6], action: BLOCK, conditions: [{IP_LOCAL_INTERFACE: wifi0}, {IP_FORWARD_INTERFACE: eth7}]}
+`)
+	for _, tc := range []struct{ name, from, to, in, out, layer, verdict string }{
+		{"there", "192.0.2.1:50000", "198.51.100.1:445", "wifi0", "eth7", "IPFORWARD_V4", "block"},
+		{"back", "198.51.100.1:445", "192.0.2.1:50000", "eth7", "wifi0", "IPFORWARD_V4", "permit"},
+		{"without ports over IPv6", "2001:db8::1", "2001:db8:1::1", "wifi0", "eth7", "IPFORWARD_V6", "block"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := wfpebpf(t, "explain", file, "--forward", "tcp", "--from", tc.from, "--to", tc.to, "--iface", tc.in, "--out-iface", tc.out, "--json")
+			var answers []explain.Answer
+			decode(t, r.out, &answers)
+			i := slices.IndexFunc(answers, func(a explain.Answer) bool { return a.Layer == tc.layer })
+			if i < 0 || answers[i].Verdict != tc.verdict {
+				t.Errorf("want %s at %s, got %+v", tc.verdict, tc.layer, answers)
+			}
+		})
+	}
+	for _, args := range [][]string{
+		{"--in", "tcp", "--out-iface", "eth7"},
+		{"--forward", "tcp", "--program", "/usr/bin/x"},
+		{"--forward", "tcp", "--in", "tcp"},
+	} {
+		r := wfpebpf(t, append([]string{"explain", file, "--from", "192.0.2.1", "--to", "198.51.100.1"}, args...)...)
+		if r.code != exitUsage {
+			t.Errorf("%q: exit code %d, want a usage error: %s", args, r.code, r.err)
+		}
+	}
+}
+
 func TestSplitFilesFromValues(t *testing.T) {
 	odd := write(t, "a=b.yaml", "")
 	files, values := split([]string{"policy.yaml", "IP_REMOTE_PORT=1", "fwpm_condition_flags=0", odd, "./FLAGS=x", "NOSUCH=1"})

@@ -61,6 +61,16 @@ func (c *coverage) layer(l *layermap.Layer, subLayers, filters int) {
 	at.filters = append(at.filters, filters)
 }
 
+// everyTurn reports whether each layer has had a policy with a deep place.
+func (c *coverage) everyTurn() bool {
+	for _, at := range c.layers {
+		if len(at.filters) == 0 || slices.Max(at.filters) <= deepPlace {
+			return false
+		}
+	}
+	return true
+}
+
 // verdict counts a verdict that both sides agree on.
 func (c *coverage) verdict(l *layermap.Layer, r filter.Result, deepPlace bool) {
 	at := c.layers[l.ID]

@@ -37,11 +37,20 @@ type hook struct {
 	netlayer uint8  // NF_INET_*; 0: tc
 }
 
+// seesFragments reports whether fragments are judged one by one, and nothing behind
+// the IP headers is.
+func (h hook) seesFragments() bool { return h.netlayer == 0 || h.netlayer == nfForward }
+
+// comesByNoLink reports whether test runs give packets no link to come in by.
+func (h hook) comesByNoLink() bool { return h.netlayer == nfLocalIn || h.netlayer == nfForward }
+
 var packetHooks = []hook{
 	{layermap.InboundIPPacketV4, "tc_ingress", false, 2, 0},
 	{layermap.InboundIPPacketV6, "tc_ingress", false, 2, 0},
 	{layermap.OutboundIPPacketV4, "tc_egress", true, 2, 0},
 	{layermap.OutboundIPPacketV6, "tc_egress", true, 2, 0},
+	{layermap.IPForwardV4, "forward4", false, 0, nfForward},
+	{layermap.IPForwardV6, "forward6", false, 0, nfForward},
 	{layermap.InboundTransportV4, "local_in4", false, 0, nfLocalIn},
 	{layermap.InboundTransportV6, "local_in6", false, 0, nfLocalIn},
 	{layermap.OutboundTransportV4, "local_out4", true, 0, nfLocalOut},
@@ -50,10 +59,12 @@ var packetHooks = []hook{
 
 const (
 	nfLocalIn  = 1
+	nfForward  = 2
 	nfLocalOut = 3
 )
 
-// packet is what a test has a hook judge.
+// packet is what a test has a hook judge. Of one that is forwarded remote is the source
+// and local the destination.
 type packet struct {
 	local, remote netip.Addr
 	protocol      uint8
@@ -113,8 +124,10 @@ func (p packet) bytes(t *testing.T, h hook) []byte {
 }
 
 const (
-	flagLoopback = 0x1
-	flagFragment = 0x20
+	flagLoopback         = 0x1
+	flagFragment         = 0x20
+	flagOutboundPassThru = 0x40000
+	flagInboundPassThru  = 0x80000
 )
 
 // NL_ADDRESS_TYPE, in a namespace whose only routes are those of lo.
@@ -129,6 +142,9 @@ func addressType(a netip.Addr) uint8 {
 	}
 	return 1
 }
+
+// ofHost reports whether an address is local in such a namespace.
+func ofHost(a netip.Addr) bool { return a.IsLoopback() && addressType(a) == 1 }
 
 // values is the packet as the layer's fields.
 func (p packet) values(h hook, host map[string]loader.HostLink) filter.Values {
@@ -152,8 +168,13 @@ func (p packet) values(h hook, host map[string]loader.HostLink) filter.Values {
 	}
 	set("IP_LOCAL_ADDRESS", address(p.local))
 	set("IP_REMOTE_ADDRESS", address(p.remote))
+	set("IP_SOURCE_ADDRESS", address(p.remote))
+	set("IP_DESTINATION_ADDRESS", address(p.local))
 	set("IP_LOCAL_ADDRESS_TYPE", filter.U8(addressType(p.local)))
 	set("IP_DESTINATION_ADDRESS_TYPE", filter.U8(addressType(p.remote)))
+	if h.netlayer == nfForward {
+		set("IP_DESTINATION_ADDRESS_TYPE", filter.U8(addressType(p.local)))
+	}
 	set("IP_PROTOCOL", filter.U8(p.protocol))
 	if p.icmp() || slices.Contains(portProtocols, p.protocol) {
 		set("IP_LOCAL_PORT", filter.U16(p.port[0]))
@@ -161,18 +182,34 @@ func (p packet) values(h hook, host map[string]loader.HostLink) filter.Values {
 	}
 	on, known := host[p.link]
 	set("INTERFACE_INDEX", filter.U32(on.Index))
+	set("SOURCE_INTERFACE_INDEX", filter.U32(on.Index))
+	if h.netlayer == nfForward {
+		var none *policy.Map
+		set("DESTINATION_INTERFACE_INDEX", filter.U32(host["lo"].Index))
+		set("IP_FORWARD_INTERFACE", filter.U64(none.LUID("lo")))
+		set("NEXTHOP_INTERFACE_PROFILE_ID", filter.U32(policy.ProfilePublic))
+	}
 	if known {
 		var none *policy.Map
+		set("ARRIVAL_INTERFACE_PROFILE_ID", filter.U32(policy.ProfilePublic))
 		set("IP_LOCAL_INTERFACE", filter.U64(none.LUID(on.Name)))
 		set("INTERFACE_TYPE", filter.U32(on.Type))
 		set("CURRENT_PROFILE_ID", filter.U32(policy.ProfilePublic))
 	}
 	flags := uint32(0)
-	if on.Name == "lo" {
+	if on.Name == "lo" && h.netlayer != nfForward {
 		flags |= flagLoopback
 	}
-	if p.fragment && !h.outbound && h.netlayer == 0 {
+	if p.fragment && !h.outbound && h.seesFragments() {
 		flags |= flagFragment
+	}
+	if h.netlayer == nfForward {
+		if ofHost(p.remote) {
+			flags |= flagOutboundPassThru
+		}
+		if ofHost(p.local) {
+			flags |= flagInboundPassThru
+		}
 	}
 	set("FLAGS", filter.U32(flags))
 	return vs
@@ -220,8 +257,8 @@ func newHookRunner(t *testing.T, e *loader.Engine, ns *testbed.Netns) *hookRunne
 	return r
 }
 
-// noLink is the link of packets at LOCAL_IN: test runs give them none, and its
-// index is 0.
+// noLink is the link by which packets come to LOCAL_IN and FORWARD: test runs give
+// them none, and its index is 0. What is forwarded goes on by lo.
 const noLink = ""
 
 // know puts a link with index 0 into the tables in force. Where there is none, no
@@ -323,6 +360,10 @@ func TestDiffPacketsApart(t *testing.T) {
 		{"upper half of the remote address", []packet{v6}, func(p *packet) { address("2001:db8:8::7")(&p.remote) }, false, false},
 		{"lower half of the remote address", []packet{v6}, func(p *packet) { address("2001:db8:7::8")(&p.remote) }, false, false},
 		{"type of the remote address", []packet{v6}, func(p *packet) { address("ff02::1")(&p.remote) }, false, false},
+		{"local address of the host", []packet{v4}, func(p *packet) { address("127.0.0.1")(&p.local) }, false, false},
+		{"local address of the host", []packet{v6}, func(p *packet) { address("::1")(&p.local) }, false, false},
+		{"remote address of the host", []packet{v4}, func(p *packet) { address("127.0.0.1")(&p.remote) }, false, false},
+		{"remote address of the host", []packet{v6}, func(p *packet) { address("::1")(&p.remote) }, false, false},
 		{"local port", []packet{v4, v6}, func(p *packet) { p.port[0]++ }, true, false},
 		{"remote port", []packet{v4, v6}, func(p *packet) { p.port[1]++ }, true, false},
 		{"ICMP type", []packet{echo4, echo6}, func(p *packet) { p.port[0]++ }, true, false},
@@ -337,14 +378,14 @@ func TestDiffPacketsApart(t *testing.T) {
 		for _, one := range row.of {
 			for _, h := range packetHooks {
 				l := layermap.ByID(h.layer)
-				if row.transport && h.netlayer == 0 || row.packets && h.netlayer != 0 || (l.Family == layermap.V6) != one.local.Is6() {
+				if row.transport && h.seesFragments() || row.packets && !h.seesFragments() || row.name == "link" && h.netlayer != 0 || (l.Family == layermap.V6) != one.local.Is6() {
 					continue
 				}
 				if row.name == "fragment" && h.outbound {
 					continue // fragments go out by what the network layer makes of a whole packet
 				}
 				one.link = "lo"
-				if h.netlayer == nfLocalIn {
+				if h.comesByNoLink() {
 					one.link = noLink
 				}
 				other := one
@@ -363,7 +404,11 @@ func TestDiffPacketsApart(t *testing.T) {
 	for _, h := range packetHooks {
 		l := layermap.ByID(h.layer)
 		for _, f := range l.Fields {
-			onlyLive := h.netlayer != 0 && slices.Contains([]string{"IP_LOCAL_INTERFACE", "INTERFACE_INDEX", "INTERFACE_TYPE", "CURRENT_PROFILE_ID", "FLAGS"}, f.Key)
+			onlyLive := h.netlayer != 0 && slices.Contains([]string{
+				"IP_LOCAL_INTERFACE", "INTERFACE_INDEX", "INTERFACE_TYPE", "CURRENT_PROFILE_ID",
+				"IP_FORWARD_INTERFACE", "SOURCE_INTERFACE_INDEX", "DESTINATION_INTERFACE_INDEX",
+				"ARRIVAL_INTERFACE_PROFILE_ID", "NEXTHOP_INTERFACE_PROFILE_ID",
+			}, f.Key) || f.Key == "FLAGS" && h.netlayer != 0 && h.netlayer != nfForward
 			if l.Source(f.Key).Kind == layermap.Filled && !covered[h.layer][f.Key] && !onlyLive {
 				t.Errorf("no two packets at %s differ in %s", l.Name, f.Key)
 			}
@@ -404,7 +449,7 @@ func (d *differ) apart(t *testing.T, h hook, one, other packet) (fields []string
 			t.Fatal(err)
 		}
 		run := newHookRunner(t, d.engine, d.ns)
-		if h.netlayer == nfLocalIn {
+		if h.comesByNoLink() {
 			run.know(t, d.engine)
 		}
 		for turn := range 3 {
@@ -498,8 +543,9 @@ func randomPacket(g *random.Generator, r *rand.Rand, h hook) packet {
 		}
 		return 0
 	}
-	address := func(field string) netip.Addr {
-		v := vs[l.FieldIndex(field)]
+	address := func(fields ...string) netip.Addr {
+		at := slices.IndexFunc(fields, func(field string) bool { return l.FieldIndex(field) >= 0 })
+		v := vs[l.FieldIndex(fields[at])]
 		switch {
 		case v.Type == layermap.Uint32:
 			var b [4]byte
@@ -513,11 +559,11 @@ func randomPacket(g *random.Generator, r *rand.Rand, h hook) packet {
 		return netip.IPv4Unspecified()
 	}
 	p := packet{
-		local: address("IP_LOCAL_ADDRESS"), remote: address("IP_REMOTE_ADDRESS"), protocol: uint8(number("IP_PROTOCOL")),
+		local: address("IP_LOCAL_ADDRESS", "IP_DESTINATION_ADDRESS"), remote: address("IP_REMOTE_ADDRESS", "IP_SOURCE_ADDRESS"), protocol: uint8(number("IP_PROTOCOL")),
 		port: [2]uint16{uint16(number("IP_LOCAL_PORT")), uint16(number("IP_REMOTE_PORT"))}, link: "lo",
 	}
 	// extension headers are no protocol
-	if p.protocol == 0 || slices.Contains([]uint8{43, 44, 51, 60}, p.protocol) || h.netlayer == 0 {
+	if p.protocol == 0 || slices.Contains([]uint8{43, 44, 51, 60}, p.protocol) || h.seesFragments() {
 		p.protocol = unix.IPPROTO_UDP
 	}
 	if p.icmp() {
@@ -526,6 +572,9 @@ func randomPacket(g *random.Generator, r *rand.Rand, h hook) packet {
 	switch h.netlayer {
 	case nfLocalIn:
 		p.link = noLink
+	case nfForward:
+		p.link = noLink
+		p.fragment = r.IntN(4) == 0
 	case 0:
 		p.link = []string{"lo", "h0"}[r.IntN(2)]
 		p.fragment = r.IntN(4) == 0
