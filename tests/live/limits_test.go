@@ -128,8 +128,10 @@ var pastLimits = []struct {
 	{"buckets", func(p *sized) {
 		var b filter.SetBuilder
 		for n := range policy.MaxSetEntries {
+			// a range: addresses would be hashed, which takes cells
 			a := netip.AddrFrom16(filter.Addr6{High: 0x20010db8<<32 | uint64(n), Low: 1}.Bytes())
-			if err := b.Add(a, a); err != nil {
+			to := netip.AddrFrom16(filter.Addr6{High: 0x20010db8<<32 | uint64(n), Low: 100}.Bytes())
+			if err := b.Add(a, to); err != nil {
 				p.t.Fatal(err)
 			}
 		}
