@@ -38,10 +38,7 @@ func (e *Engine) CommitUnconfirmed(ctx context.Context, p *policy.Policy) error 
 }
 
 func (e *Engine) transact(ctx context.Context, p *policy.Policy, unconfirmed bool) error {
-	if err := makeDir(e.in.run); err != nil {
-		return err
-	}
-	lock, err := e.in.lock("lock")
+	lock, err := e.in.makeLock()
 	if err != nil {
 		return err
 	}

@@ -19,10 +19,7 @@ func (e *Engine) Down() error {
 	if !exists(e.in.run) && !exists(e.in.pins) {
 		return nil
 	}
-	if err := makeDir(e.in.run); err != nil {
-		return err
-	}
-	lock, err := e.in.lock("lock")
+	lock, err := e.in.makeLock()
 	if err != nil {
 		return err
 	}

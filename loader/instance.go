@@ -146,6 +146,14 @@ func (in *instance) lock(name string) (*os.File, error) {
 	return nil, fmt.Errorf("%w (%s)", ErrBusy, filepath.Base(in.run))
 }
 
+// makeLock takes the lock of who changes the instance, which need not exist yet.
+func (in *instance) makeLock() (*os.File, error) {
+	if err := makeDir(in.run); err != nil {
+		return nil, err
+	}
+	return in.lock("lock")
+}
+
 // stillThere reports whether a path leads to the file that was opened by it. Who
 // takes an instance down removes its locks while others wait for them.
 func stillThere(f *os.File, path string) bool {
