@@ -554,9 +554,8 @@ __noinline __u32 wfp_match_added(struct wfp_values *v)
 	v->word[WFP_MATCHED] = a->all;
 	for (__u32 i = 0; i < WFP_MAX_FIELDS; i++) {
 		struct wfp_field *f = &a->field[i];
-		struct cells_page *page;
+		__u32 *mask;
 		__u64 leaf;
-		__u32 at;
 
 		if (i >= a->fields)
 			break;
@@ -570,14 +569,10 @@ __noinline __u32 wfp_match_added(struct wfp_values *v)
 		}
 		if (leaf == ~0ULL)
 			return 0;
-		at = f->classes + 2 * (__u32)leaf;
-		page = cells_page_of(tables, at);
-		if (!page)
+		mask = find_line(tables, f->classes / 2 + (__u32)leaf, 2);
+		if (!mask)
 			return 0;
-		at &= WFP_PAGE_cells - 2;
-		asm volatile("" : "+r"(at)); /* keeps the bound */
-		at &= WFP_PAGE_cells - 2;
-		v->word[WFP_MATCHED] &= pair(page->entry[at], page->entry[at + 1]);
+		v->word[WFP_MATCHED] &= pair(mask[0], mask[1]);
 	}
 	return 1;
 }
