@@ -400,6 +400,21 @@ func (b *bed) another() *loader.Engine {
 	return e
 }
 
+// watch follows what changes on the host until the test ends, as another process would.
+func (b *bed) watch() {
+	b.t.Helper()
+	watcher := b.another()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- watcher.Watch(ctx, func(string) {}) }()
+	b.t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			b.t.Error(err)
+		}
+	})
+}
+
 // onlyMeant is an error where a filter has decided that no traffic here meets.
 func (b *bed) onlyMeant() error {
 	rows, err := b.engine.Filters()

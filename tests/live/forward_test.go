@@ -3,7 +3,6 @@
 package live
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -473,14 +472,7 @@ func TestForwardNewLink(t *testing.T) {
 	for _, f := range r.ways() {
 		passes.want(t, try(f, passes))
 	}
-	watcher, err := loader.Find(r.target())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer watcher.Close()
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- watcher.Watch(ctx, func(string) {}) }()
+	r.watch()
 	if err := r.host.Netlink().LinkSetName(h2, "h2"); err != nil {
 		t.Fatal(err)
 	}
@@ -489,10 +481,6 @@ func TestForwardNewLink(t *testing.T) {
 		if e := r.wantBlock("IPFORWARD_"+f.layer, "Block it"); e.OutInterface != "h2" {
 			t.Errorf("event %+v", e)
 		}
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 

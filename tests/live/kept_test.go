@@ -4,7 +4,6 @@ package live
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -19,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
-	"github.com/wfpebpf/wfpebpf/loader"
 	"github.com/wfpebpf/wfpebpf/policy"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
@@ -178,14 +176,7 @@ func TestKeptWatch(t *testing.T) {
 	host, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
 	b.listen(host, 8080)
 	b.commit(b.load(blocks(atTransportIn, "{CURRENT_PROFILE_ID: private}, {IP_PROTOCOL: udp}"), m))
-	watcher, err := loader.Find(b.target())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer watcher.Close()
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- watcher.Watch(ctx, func(string) {}) }()
+	b.watch()
 	h0 := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: b.hostEnd.Index}}
 	flow := udp(8080).fromPort(5000)
 	for _, step := range []struct {
@@ -201,10 +192,6 @@ func TestKeptWatch(t *testing.T) {
 				flow.want(t, peer, f, step.out)
 			}
 		}
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 
