@@ -39,13 +39,39 @@ static __always_inline int is_connect(__u32 layer)
 	return (layer & ~2U) == WFP_ALE_AUTH_CONNECT_V4;
 }
 
+static __always_inline int is_established(__u32 layer)
+{
+	return (layer & ~2U) == WFP_ALE_FLOW_ESTABLISHED_V4;
+}
+
+/* AUTH_RECV_ACCEPT, AUTH_CONNECT */
+static __always_inline int is_authorisation(__u32 layer)
+{
+	return layer - WFP_ALE_AUTH_RECV_ACCEPT_V4 <=
+	       WFP_ALE_AUTH_CONNECT_V6 - WFP_ALE_AUTH_RECV_ACCEPT_V4;
+}
+
+/* RESOURCE_RELEASE, ENDPOINT_CLOSURE: is_v6 does not hold of these, which have no
+ * discard layers between them */
+static __always_inline int is_end(__u32 layer)
+{
+	return layer - WFP_ALE_RESOURCE_RELEASE_V4 <=
+	       WFP_ALE_ENDPOINT_CLOSURE_V6 - WFP_ALE_RESOURCE_RELEASE_V4;
+}
+
+/* Whether the layer has remote fields, and the socket a peer. */
+static __always_inline int has_remote(const struct wfp_tuple *t)
+{
+	return is_end(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_assignment(t->layer);
+}
+
 static __always_inline int is_transport_out(__u32 layer)
 {
 	return (layer & ~2U) == WFP_OUTBOUND_TRANSPORT_V4;
 }
 
 /* Puts the interface fields of a layer (ale.md 2: an accept has an arrival
- * interface, a connect a next hop; the other one is empty). */
+ * interface, a connect a next hop; the other one is empty; no other layer has either). */
 static __always_inline void put_ale_interface(struct wfp_values *v, const struct wfp_tuple *t)
 {
 	struct wfp_link *l;
@@ -54,27 +80,30 @@ static __always_inline void put_ale_interface(struct wfp_values *v, const struct
 		return;
 	l = find_link(t->generation, t->ifindex);
 	put_interface(v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, l);
-	if (!is_assignment(t->layer))
+	if (is_authorisation(t->layer))
 		put_interface(v, WFP_SLOT_PACKET_INTERFACE, t->ifindex, l);
 	if (!l)
 		return;
 	put(v, WFP_SLOT_CURRENT_PROFILE, l->profile);
-	if (is_assignment(t->layer))
+	if (!is_authorisation(t->layer))
 		return;
 	put(v, WFP_SLOT_ORIGINAL_PROFILE, l->profile);
 	put(v, WFP_SLOT_QUARANTINE_EPOCH, is_v6(t->layer) ? l->epoch[1] : l->epoch[0]);
 }
 
-/* Loopback is split by who sends it: an AppContainer (a mapped package) or not. */
+/* Loopback is split by who sends it where that is authorised: an AppContainer (a
+ * mapped package) or not. */
 static __always_inline __u32 ale_flags(const struct wfp_tuple *t, struct wfp_socket *s)
 {
 	struct wfp_generation *g;
 	__u32 tables = tables_of(t->generation), flags = t->flags;
 	void *table;
 
-	if (is_assignment(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
+	if (is_assignment(t->layer) || is_end(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
 		return flags;
 	flags |= WFP_FLAG_IS_LOOPBACK;
+	if (!is_authorisation(t->layer))
+		return flags;
 	g = bpf_map_lookup_elem(&generations, &tables);
 	table = bpf_map_lookup_elem(&principals, &tables);
 	if (s && g && g->has_packages && table &&
@@ -104,12 +133,14 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put(v, WFP_SLOT_LOCAL_PORT, t->local_port);
 	put(v, WFP_SLOT_PROTOCOL, t->protocol);
 	put(v, WFP_SLOT_FLAGS, WFP_USES(l, FLAGS) ? ale_flags(t, s) : 0);
-	if (!is_assignment(t->layer)) {
+	if (has_remote(t)) {
 		put_address(v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
 		put(v, WFP_SLOT_REMOTE_PORT, t->remote_port);
 	}
-	if (is_connect(t->layer))
+	if (is_connect(t->layer) || is_established(t->layer))
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
+	if (is_established(t->layer))
+		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
 	if (WFP_USES_INTERFACE(l))
 		put_ale_interface(v, t);
 	if (l->used & (1U << WFP_SLOT_APP | 1U << WFP_SLOT_USER | 1U << WFP_SLOT_PACKAGE))
@@ -132,20 +163,23 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 		e->local[0] = t->local[0];
 		e->local[1] = t->local[1];
 	}
-	if (!is_assignment(t->layer)) {
+	if (has_remote(t)) {
 		e->remote[0] = t->remote[0];
 		e->remote[1] = t->remote[1];
 		e->remote_port = t->remote_port;
 	}
 	e->local_port = t->local_port;
 	e->protocol = t->protocol;
-	e->outbound = is_connect(t->layer) || is_transport_out(t->layer);
+	e->outbound = is_connect(t->layer) || is_transport_out(t->layer) ||
+		      t->known & WFP_KNOWN_OUTBOUND;
 	e->ifindex = t->ifindex;
 	if (s) {
 		e->inode = s->inode;
 		e->dev = s->dev;
 		e->pid = s->pid;
 		e->uid = s->uid;
+		if (is_established(t->layer) || is_end(t->layer))
+			e->flow = s->flow;
 	}
 	bpf_ringbuf_submit(e, 0);
 	return 0;
@@ -238,6 +272,20 @@ __noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie)
 	key.local[0] = t->local[0];
 	key.local[1] = t->local[1];
 	bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
+	return 0;
+}
+
+/* Takes back that the socket may exchange datagrams with the peer. */
+__noinline int wfp_forget_flow(struct wfp_tuple *t, __u64 cookie)
+{
+	struct wfp_flow_key key = { .cookie = cookie };
+
+	if (!t)
+		return 0;
+	key.remote[0] = t->remote[0];
+	key.remote[1] = t->remote[1];
+	key.remote_port = t->remote_port;
+	bpf_map_delete_elem(&flows, &key);
 	return 0;
 }
 

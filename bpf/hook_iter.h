@@ -55,7 +55,8 @@ static __always_inline int identify_old(struct sock *sk, struct task_struct *tas
 	if (known)
 		return 0;
 	s->netns_cookie = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie);
-	s->state = WFP_SOCKET_RA_DONE;
+	s->self = (__u64)sk;
+	s->state = WFP_SOCKET_RA_DONE | WFP_SOCKET_OLD;
 	return 1;
 }
 

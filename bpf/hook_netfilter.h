@@ -31,9 +31,6 @@
 #define SOCK_RAW 3
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct net_device {
-	int ifindex;
-};
 struct nf_hook_state {
 	__u8 pf;
 	struct net_device *in;

@@ -3,11 +3,12 @@
  * cgroup_skb: inbound, ALE_AUTH_RECV_ACCEPT on a SYN at a listener and on the
  * first datagram from a peer, with the identity that the socket was made with;
  * outbound, what a socket call could not know: the port and the route of the
- * first packet, and connected UDP sockets whose flow has gone idle.
+ * first packet, and connected UDP sockets whose flow has gone idle. Then
+ * ALE_FLOW_ESTABLISHED of datagrams; of TCP it is in hook_flow.h.
  */
 #pragma once
 
-#include "ale.h"
+#include "flow.h"
 #include "packet.h"
 
 #define WFP_PASS 1
@@ -116,8 +117,12 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 	t.local_type = packet_type(t.local, t.layer);
 	if (wfp_ale(&t, s))
 		return WFP_DROP;
-	if (cookie)
+	if (cookie) {
+		t.destination_type = t.local_type;
+		if (establish_datagrams(&t, s, WFP_ALE_AUTH_RECV_ACCEPT_V4, cookie))
+			return WFP_DROP;
 		wfp_remember_flow(&t, cookie);
+	}
 	return WFP_PASS;
 }
 
@@ -188,13 +193,16 @@ int wfp_skb_egress(struct __sk_buff *skb)
 		authorised = 0;
 	if (wfp_late_bind(&t, s))
 		return WFP_DROP;
-	if (!authorised) {
+	if (!authorised || cookie)
 		t.destination_type = packet_type(t.remote, t.layer);
-		if (wfp_ale(&t, s))
-			return WFP_DROP;
-	}
+	if (!authorised && wfp_ale(&t, s))
+		return WFP_DROP;
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
-	if (cookie)
+	if (cookie) {
+		t.known |= WFP_KNOWN_OUTBOUND;
+		if (establish_datagrams(&t, s, WFP_ALE_AUTH_CONNECT_V4, cookie))
+			return WFP_DROP;
 		wfp_remember_flow(&t, cookie);
+	}
 	return WFP_PASS;
 }

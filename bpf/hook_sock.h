@@ -23,7 +23,7 @@ int wfp_sock_create(struct bpf_sock *ctx)
 
 	if (!s)
 		return 1;
-	identify_current(s, bpf_get_netns_cookie(ctx));
+	identify_current(s, bpf_get_netns_cookie(ctx), ctx);
 	if (ctx->type != SOCK_RAW || !c || c->netns_cookie != s->netns_cookie)
 		return 1;
 	if (ctx->family == AF_INET6)

@@ -30,7 +30,7 @@ static __always_inline struct wfp_socket *addr_socket(struct bpf_sock_addr *ctx)
 		return NULL;
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s && !s->netns_cookie)
-		identify_current(s, cookie);
+		identify_current(s, cookie, sk);
 	return c->netns_cookie == cookie ? s : NULL;
 }
 
@@ -216,8 +216,12 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 		s->state |= state;
 	}
 	if (cookie) {
-		/* the address is known for sure only where the socket has one */
-		t->known = local_known;
+		/* the address is known for sure only where the socket has one; without it
+		 * the first packet still comes to ALE_FLOW_ESTABLISHED */
+		t->known = find_layer(t->generation,
+				      WFP_ALE_FLOW_ESTABLISHED_V4 | is_v6(t->layer)) ?
+				   0 :
+				   local_known;
 		wfp_remember_flow(t, cookie);
 	}
 	return 1;

@@ -25,7 +25,7 @@ int wfp_sock_ops(struct bpf_sock_ops *ctx)
 	if (!s)
 		return 1;
 	if (!s->netns_cookie)
-		identify_current(s, cookie);
+		identify_current(s, cookie, sk);
 	if (cookie != c->netns_cookie || s->state & WFP_SOCKET_RA_DONE)
 		return 1;
 	t.layer = ctx->family == AF_INET6 ? WFP_ALE_RESOURCE_ASSIGNMENT_V6 :

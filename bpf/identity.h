@@ -79,10 +79,12 @@ static __always_inline void identify_task(struct wfp_socket *s, struct task_stru
 	}
 }
 
-static __always_inline void identify_current(struct wfp_socket *s, __u64 netns_cookie)
+static __always_inline void identify_current(struct wfp_socket *s, __u64 netns_cookie,
+					     const void *socket)
 {
 	identify_task(s, (struct task_struct *)bpf_get_current_task());
 	s->netns_cookie = netns_cookie;
+	s->self = (__u64)socket;
 }
 
 static __always_inline __u32 principal(void *table, __u32 kind, __u32 dev, __u64 id)

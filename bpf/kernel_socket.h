@@ -5,6 +5,16 @@
 #include "wfp.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct cgroup;
+struct net_device {
+	int ifindex;
+};
+struct dst_entry {
+	struct net_device *dev;
+};
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
 struct socket {
 	struct sock *sk;
 	struct file *file;
@@ -36,5 +46,13 @@ struct sock {
 	__u16 sk_type;
 	__u16 sk_protocol;
 	struct socket *sk_socket;
+	struct sock_cgroup_data sk_cgrp_data;
+	struct dst_entry *sk_dst_cache;
+	int sk_rx_dst_ifindex; /* where the last packet of a TCP connection came in */
+	unsigned char sk_userlocks;
+};
+struct inet_sock {
+	struct sock sk;
+	__u16 inet_sport; /* stays when the port is given back */
 };
 #pragma clang attribute pop

@@ -29,9 +29,15 @@ enum wfp_layer_id {
 	WFP_ALE_AUTH_RECV_ACCEPT_V6 = 46,
 	WFP_ALE_AUTH_CONNECT_V4 = 48,
 	WFP_ALE_AUTH_CONNECT_V6 = 50,
+	WFP_ALE_FLOW_ESTABLISHED_V4 = 52,
+	WFP_ALE_FLOW_ESTABLISHED_V6 = 54,
 	WFP_INBOUND_MAC_FRAME_ETHERNET = 56,
 	WFP_OUTBOUND_MAC_FRAME_ETHERNET = 57,
 	WFP_INBOUND_MAC_FRAME_NATIVE = 58,
+	WFP_ALE_RESOURCE_RELEASE_V4 = 62,
+	WFP_ALE_RESOURCE_RELEASE_V6 = 63,
+	WFP_ALE_ENDPOINT_CLOSURE_V4 = 64,
+	WFP_ALE_ENDPOINT_CLOSURE_V6 = 65,
 	WFP_LAYERS = 128, /* room for every kernel-mode id */
 };
 
@@ -65,6 +71,9 @@ enum wfp_slot {
 	WFP_SLOT_APP = 18,  /* number of the executable in this generation */
 	WFP_SLOT_USER = 19, /* number of the token in this generation */
 	WFP_SLOTS = 20,
+
+	/* ALE_FLOW_ESTABLISHED has no profiles */
+	WFP_SLOT_DIRECTION = 15,
 
 	WFP_SLOT_MAC_LOCAL = 0,
 	WFP_SLOT_MAC_REMOTE = 1,
@@ -454,6 +463,8 @@ struct wfp_tuple {
 enum wfp_known {
 	WFP_KNOWN_LOCAL_ADDRESS = 0x1,
 	WFP_KNOWN_LOCAL_PORT = 0x2,
+	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
+	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
 };
 
 /* The configuration of this instance; constant between attach and detach. */
@@ -462,7 +473,8 @@ struct wfp_config {
 	__u32 ephemeral_low; /* net.ipv4.ip_local_port_range */
 	__u32 ephemeral_high;
 	__u32 permits; /* 1: events for permits too */
-	__u32 pad;
+	__u32 cgroup_level; /* of the cgroup that is filtered; the hierarchy's root: 0 */
+	__u64 cgroup; /* its id, for the hooks that see the sockets of all */
 };
 
 /* The identity of a socket, kept from when it was made. */
@@ -477,6 +489,8 @@ struct wfp_socket {
 	__u32 state;       /* enum wfp_socket_state */
 	__u32 ac_ifindex;  /* interface that AUTH_CONNECT was judged with */
 	__u64 ac_local[2]; /* local address that it was judged with */
+	__u64 self; /* address of the socket that was identified: another's, if this was accepted */
+	__u64 flow;   /* id that events at the layers of a flow's begin and end carry */
 };
 
 enum wfp_socket_state {
@@ -487,6 +501,9 @@ enum wfp_socket_state {
 	WFP_SOCKET_RA_AT_POST_BIND = 0x10, /* bind to port 0: judged when picked */
 	WFP_SOCKET_RA_DONE = 0x20,         /* bind was judged */
 	WFP_SOCKET_AC_PORT = 0x40,         /* AC_ASSUMED: the port was assumed too */
+	WFP_SOCKET_OLD = 0x80,      /* older than the engine: was it accepted? */
+	WFP_SOCKET_RELEASED = 0x100, /* closed by its program; TCP has not ended yet */
+	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
 };
 
 /* An authorised flow of a socket without connections (UDP). */
@@ -523,6 +540,7 @@ struct wfp_event {
 	__u8 protocol;
 	__u8 outbound;
 	__u8 pad[2];
+	__u64 flow; /* pairs ALE_FLOW_ESTABLISHED, _ENDPOINT_CLOSURE, _RESOURCE_RELEASE; else 0 */
 };
 
 enum wfp_counter {

@@ -80,7 +80,8 @@ type WFPWfpConfig struct {
 	EphemeralLow  uint32
 	EphemeralHigh uint32
 	Permits       uint32
-	Pad           uint32
+	CgroupLevel   uint32
+	Cgroup        uint64
 }
 
 type WFPWfpCounter uint32
@@ -118,6 +119,7 @@ type WFPWfpEvent struct {
 	Protocol   uint8
 	Outbound   uint8
 	Pad        [2]uint8
+	Flow       uint64
 }
 
 type WFPWfpField struct {
@@ -239,9 +241,15 @@ const (
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6     WFPWfpLayerId = 46
 	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4         WFPWfpLayerId = 48
 	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6         WFPWfpLayerId = 50
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4     WFPWfpLayerId = 52
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6     WFPWfpLayerId = 54
 	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 56
 	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET WFPWfpLayerId = 57
 	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4     WFPWfpLayerId = 62
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6     WFPWfpLayerId = 63
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4     WFPWfpLayerId = 64
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6     WFPWfpLayerId = 65
 	WFPWfpLayerIdWFP_LAYERS                      WFPWfpLayerId = 128
 )
 
@@ -357,6 +365,7 @@ const (
 	WFPWfpSlotWFP_SLOT_APP                      WFPWfpSlot = 18
 	WFPWfpSlotWFP_SLOT_USER                     WFPWfpSlot = 19
 	WFPWfpSlotWFP_SLOTS                         WFPWfpSlot = 20
+	WFPWfpSlotWFP_SLOT_DIRECTION                WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                WFPWfpSlot = 0
 	WFPWfpSlotWFP_SLOT_MAC_REMOTE               WFPWfpSlot = 1
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE           WFPWfpSlot = 2
@@ -386,6 +395,8 @@ type WFPWfpSocket struct {
 	State       uint32
 	AcIfindex   uint32
 	AcLocal     [2]uint64
+	Self        uint64
+	Flow        uint64
 }
 
 type WFPWfpValues struct {
@@ -443,6 +454,8 @@ const (
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
 	WFPProgWfpConnect6        = "wfp_connect6"
+	WFPProgWfpFlowEgress      = "wfp_flow_egress"
+	WFPProgWfpFlowIngress     = "wfp_flow_ingress"
 	WFPProgWfpForward         = "wfp_forward"
 	WFPProgWfpJudge           = "wfp_judge"
 	WFPProgWfpLocalIn         = "wfp_local_in"
@@ -456,7 +469,10 @@ const (
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
 	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
 	WFPProgWfpSockCreate      = "wfp_sock_create"
+	WFPProgWfpSockFlow        = "wfp_sock_flow"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
+	WFPProgWfpSockRelease     = "wfp_sock_release"
+	WFPProgWfpSockState       = "wfp_sock_state"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpXdp             = "wfp_xdp"
@@ -533,6 +549,8 @@ type WFPProgramSpecs struct {
 	WfpBind6       *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
 	WfpConnect4    *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
 	WfpConnect6    *ebpf.ProgramSpec `ebpf:"wfp_connect6"`
+	WfpFlowEgress  *ebpf.ProgramSpec `ebpf:"wfp_flow_egress"`
+	WfpFlowIngress *ebpf.ProgramSpec `ebpf:"wfp_flow_ingress"`
 	WfpForward     *ebpf.ProgramSpec `ebpf:"wfp_forward"`
 	WfpJudge       *ebpf.ProgramSpec `ebpf:"wfp_judge"`
 	WfpLocalIn     *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
@@ -546,7 +564,10 @@ type WFPProgramSpecs struct {
 	WfpSkbEgress   *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress  *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate  *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
+	WfpSockFlow    *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
 	WfpSockOps     *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
+	WfpSockRelease *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
+	WfpSockState   *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
 	WfpTcEgress    *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
 	WfpTcIngress   *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
 	WfpXdp         *ebpf.ProgramSpec `ebpf:"wfp_xdp"`
@@ -721,6 +742,8 @@ type WFPPrograms struct {
 	WfpBind6       *ebpf.Program `ebpf:"wfp_bind6"`
 	WfpConnect4    *ebpf.Program `ebpf:"wfp_connect4"`
 	WfpConnect6    *ebpf.Program `ebpf:"wfp_connect6"`
+	WfpFlowEgress  *ebpf.Program `ebpf:"wfp_flow_egress"`
+	WfpFlowIngress *ebpf.Program `ebpf:"wfp_flow_ingress"`
 	WfpForward     *ebpf.Program `ebpf:"wfp_forward"`
 	WfpJudge       *ebpf.Program `ebpf:"wfp_judge"`
 	WfpLocalIn     *ebpf.Program `ebpf:"wfp_local_in"`
@@ -734,7 +757,10 @@ type WFPPrograms struct {
 	WfpSkbEgress   *ebpf.Program `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress  *ebpf.Program `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate  *ebpf.Program `ebpf:"wfp_sock_create"`
+	WfpSockFlow    *ebpf.Program `ebpf:"wfp_sock_flow"`
 	WfpSockOps     *ebpf.Program `ebpf:"wfp_sock_ops"`
+	WfpSockRelease *ebpf.Program `ebpf:"wfp_sock_release"`
+	WfpSockState   *ebpf.Program `ebpf:"wfp_sock_state"`
 	WfpTcEgress    *ebpf.Program `ebpf:"wfp_tc_egress"`
 	WfpTcIngress   *ebpf.Program `ebpf:"wfp_tc_ingress"`
 	WfpXdp         *ebpf.Program `ebpf:"wfp_xdp"`
@@ -746,6 +772,8 @@ func (p *WFPPrograms) Close() error {
 		p.WfpBind6,
 		p.WfpConnect4,
 		p.WfpConnect6,
+		p.WfpFlowEgress,
+		p.WfpFlowIngress,
 		p.WfpForward,
 		p.WfpJudge,
 		p.WfpLocalIn,
@@ -759,7 +787,10 @@ func (p *WFPPrograms) Close() error {
 		p.WfpSkbEgress,
 		p.WfpSkbIngress,
 		p.WfpSockCreate,
+		p.WfpSockFlow,
 		p.WfpSockOps,
+		p.WfpSockRelease,
+		p.WfpSockState,
 		p.WfpTcEgress,
 		p.WfpTcIngress,
 		p.WfpXdp,

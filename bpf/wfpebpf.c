@@ -11,6 +11,8 @@
 #include "hook_sock_addr.h"
 #include "hook_sock_ops.h"
 #include "hook_skb.h"
+#include "hook_flow.h"
+#include "hook_end.h"
 #include "hook_netfilter.h"
 #include "hook_forward.h"
 #include "hook_iter.h"

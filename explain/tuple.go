@@ -71,6 +71,12 @@ const (
 	flagNonAppContainerLoopback = 0x800000
 )
 
+// FWP_DIRECTION
+const (
+	directionOutbound = 0
+	directionInbound  = 1
+)
+
 // loopback reports whether the traffic stays on the host.
 func (t *Tuple) loopback() bool {
 	return !t.Forwarded && t.ofHost()
@@ -106,7 +112,9 @@ type step struct {
 	outbound bool
 	family   bool // the layer has one
 	ale      bool // judged once a flow; every other layer sees each packet
+	flow     bool // judges what ALE has authorised
 	datagram bool // not TCP
+	tcp      bool
 	frame    bool // MAC frames, which loopback traffic is not
 	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
 	forward  bool // sees forwarded traffic only
@@ -137,17 +145,21 @@ var steps = []step{
 	{layer: "INBOUND_IPPACKET", family: true, link: true},
 	{layer: "INBOUND_TRANSPORT", family: true},
 	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true},
+	{layer: "ALE_FLOW_ESTABLISHED", family: true, ale: true, flow: true},
 	{layer: "DATAGRAM_DATA", family: true, datagram: true},
 
 	{layer: "IPFORWARD", family: true, forward: true},
 
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
+	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
 	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
 	{layer: "OUTBOUND_TRANSPORT", outbound: true, family: true},
 	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true, link: true},
+	// when the SYN has been answered
+	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, tcp: true},
 }
 
 // of returns the layer that a row stands for, nil where the traffic does not
@@ -159,7 +171,7 @@ func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
 	}
 	l := layermap.ByName(name)
 	switch {
-	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP:
+	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP, s.tcp && t.Protocol != protocolTCP:
 		return nil
 	case windows:
 		return l
@@ -223,6 +235,12 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 	if s.frame {
 		t.frame(k)
 		return k
+	}
+	if s.flow {
+		k["DIRECTION"] = filter.U32(map[bool]uint32{false: directionInbound, true: directionOutbound}[t.Outbound])
+		if !t.Outbound {
+			k["IP_DESTINATION_ADDRESS_TYPE"] = k["IP_LOCAL_ADDRESS_TYPE"]
+		}
 	}
 	k["ALE_APP_ID"], k["ALE_USER_ID"], k["ALE_PACKAGE_ID"] = t.App, t.User, t.pkg(p)
 	if s.layer == "ALE_RESOURCE_ASSIGNMENT" {
@@ -335,7 +353,7 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 	case t.loopback():
 		flags = flagLoopback
 	}
-	if flags == 0 || !s.ale {
+	if flags == 0 || !s.ale || s.flow {
 		return flags
 	}
 	if t.pkg(p).SID != filter.SIDNull {

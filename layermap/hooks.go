@@ -162,7 +162,10 @@ var hooks = map[string]Hook{
 	},
 	"ALE_RESOURCE_ASSIGNMENT_DISCARD": aleDiscardHook("assignments"),
 	"ALE_RESOURCE_RELEASE": {
-		Name: "cgroup sock_release", Program: "cgroup_sock", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "cgroup sock_release; TCP when its connection has ended, at tp_btf/inet_sock_set_state", Program: "cgroup_sock, tracing", Fidelity: Close,
+		Differs: "a block is counted and reported, and the address is released; an MPTCP socket's comes before the closures of its subflows; " +
+			"a TCP socket that is older than the engine has none unless a call bound it to a port, an MPTCP one has none at all",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_BIND_REDIRECT": {
 		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Exact, MinKernel: baseKernel,
@@ -187,11 +190,18 @@ var hooks = map[string]Hook{
 	},
 	"ALE_AUTH_RECV_ACCEPT_DISCARD": discardHook("arrivals that have a socket"),
 	"ALE_FLOW_ESTABLISHED": {
-		Name: "sock_ops ACTIVE_ESTABLISHED_CB, PASSIVE_ESTABLISHED_CB; other protocols when authorised", Program: "sock_ops", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "sock_ops ACTIVE_ESTABLISHED_CB, PASSIVE_ESTABLISHED_CB; UDP at cgroup egress and ingress, on the first packet", Program: "sock_ops, cgroup_skb", Fidelity: Close,
+		Differs: "what a program sends first is judged behind OUTBOUND_TRANSPORT; " +
+			"a TCP connection that is blocked is cut off: nothing more comes through but data in the last packet of the handshake, " +
+			"the program's end times out within some seconds, the peer is not told; the identity of an inbound flow is the listening socket's; " +
+			"flows older than the engine are not judged",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_FLOW_ESTABLISHED_DISCARD": aleDiscardHook("flows"),
 	"ALE_ENDPOINT_CLOSURE": {
-		Name: "tp_btf/inet_sock_set_state; UDP at cgroup sock_release", Program: "tracing, cgroup_sock", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "tp_btf/inet_sock_set_state; UDP and raw at cgroup sock_release", Program: "tracing, cgroup_sock", Fidelity: Close,
+		Differs:   "a block is counted and reported, and the endpoint closes; ping sockets are not judged",
+		MinKernel: baseKernel, Live: true,
 	},
 
 	// Names, and what Windows keeps to itself

@@ -66,6 +66,8 @@ func TestLiveLayers(t *testing.T) {
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
 		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative,
+		ALEFlowEstablishedV4, ALEFlowEstablishedV6,
+		ALEEndpointClosureV4, ALEEndpointClosureV6, ALEResourceReleaseV4, ALEResourceReleaseV6,
 	}
 	for i := range layers {
 		l := &layers[i]

@@ -49,6 +49,8 @@ const (
 	SlotApp                  Slot = 18
 	SlotUser                 Slot = 19
 
+	SlotDirection Slot = 15 // at ALE_FLOW_ESTABLISHED, which has no profiles
+
 	SlotMACLocal      Slot = 0
 	SlotMACRemote     Slot = 1
 	SlotMACLocalType  Slot = 2
@@ -245,6 +247,29 @@ var (
 		"ARRIVAL_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
 		"ARRIVAL_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
 	}
+	sourcesAtFlow = map[string]Source{
+		"FLAGS":                       flags(0x1, "the interface: IS_LOOPBACK"),
+		"IP_PROTOCOL":                 aleProtocols,
+		"DIRECTION":                   direction,
+		"IP_DESTINATION_ADDRESS_TYPE": filled(SlotDestinationType, "where the flow's first packet went, and the routes (NL_ADDRESS_TYPE)"),
+		"IP_LOCAL_INTERFACE":          filled(SlotLocalInterface, "the interface that the flow's first packets go by (LUID)"),
+		"INTERFACE_TYPE":              filled(SlotInterfaceType, "the interface that the flow's first packets go by (IANA ifType)"),
+	}
+	direction = Source{
+		Kind: Filled, Slot: SlotDirection, From: "who sent the first packet (FWP_DIRECTION)", Only: []uint64{0, 1},
+	}
+	sourcesAtClosure = map[string]Source{
+		"FLAGS":             constant(0, "the layer sets none in Windows either"),
+		"IP_REMOTE_ADDRESS": filled(SlotRemoteAddress, "the socket's peer; empty without one"),
+		"IP_REMOTE_PORT":    filled(SlotRemotePort, "the socket's peer; empty without one"),
+		"IP_LOCAL_INTERFACE": filled(SlotLocalInterface,
+			"the interface that the connection's last packet came in by, or that has the local address (LUID)"),
+	}
+	sourcesAtRelease = map[string]Source{
+		"FLAGS":              constant(0, "the layer sets none in Windows either"),
+		"IP_LOCAL_ADDRESS":   filled(SlotLocalAddress, "the socket when it is released; empty where it is any"),
+		"IP_LOCAL_INTERFACE": filled(SlotLocalInterface, "the interface that has the local address (LUID)"),
+	}
 	sourcesAt = map[LayerID]map[string]Source{
 		InboundIPPacketV4: sourcesAtPacketIn, InboundIPPacketV6: sourcesAtPacketIn,
 		OutboundIPPacketV4: sourcesAtPacketOut, OutboundIPPacketV6: sourcesAtPacketOut,
@@ -254,6 +279,9 @@ var (
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
+		ALEFlowEstablishedV4: sourcesAtFlow, ALEFlowEstablishedV6: sourcesAtFlow,
+		ALEEndpointClosureV4: sourcesAtClosure, ALEEndpointClosureV6: sourcesAtClosure,
+		ALEResourceReleaseV4: sourcesAtRelease, ALEResourceReleaseV6: sourcesAtRelease,
 	}
 )
 

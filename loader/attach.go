@@ -30,6 +30,7 @@ const (
 	onLocalIn // netfilter, of the namespace
 	onForward
 	onLocalOut
+	onTracing // a tracepoint, which sees every namespace and cgroup
 )
 
 // onLink reports whether there is an attachment of the hook at each link.
@@ -50,15 +51,22 @@ var (
 	assignment = []layermap.LayerID{layermap.ALEResourceAssignmentV4, layermap.ALEResourceAssignmentV6}
 	connect    = []layermap.LayerID{layermap.ALEAuthConnectV4, layermap.ALEAuthConnectV6}
 	accept     = []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6}
+	flow       = []layermap.LayerID{layermap.ALEFlowEstablishedV4, layermap.ALEFlowEstablishedV6}
+	closure    = []layermap.LayerID{layermap.ALEEndpointClosureV4, layermap.ALEEndpointClosureV6}
+	endings    = slices.Concat(closure, []layermap.LayerID{layermap.ALEResourceReleaseV4, layermap.ALEResourceReleaseV6})
 	outgoing   = slices.Concat(assignment, connect)
-	ale        = slices.Concat(assignment, connect, accept)
+	packets    = slices.Concat(assignment, connect, accept, flow)
+	ale        = slices.Concat(packets, endings)
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
 // first.
 var hooks = []hook{
 	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, ale},
-	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(assignment, accept)},
+	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(assignment, accept, flow, endings)},
+	{"sock_flow", "wfp_sock_flow", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(flow, endings)},
+	{"sock_release", "wfp_sock_release", onCgroup, ebpf.AttachCgroupInetSockRelease, endings},
+	{"sock_state", "wfp_sock_state", onTracing, ebpf.AttachTraceRawTp, endings},
 	{"bind4", "wfp_bind4", onCgroup, ebpf.AttachCGroupInet4Bind, assignment},
 	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, assignment},
 	{"post_bind4", "wfp_post_bind4", onCgroup, ebpf.AttachCGroupInet4PostBind, assignment},
@@ -68,8 +76,10 @@ var hooks = []hook{
 	{"sendmsg4", "wfp_sendmsg4", onCgroup, ebpf.AttachCGroupUDP4Sendmsg, outgoing},
 	{"sendmsg6", "wfp_sendmsg6", onCgroup, ebpf.AttachCGroupUDP6Sendmsg, outgoing},
 	// a datagram opens a flow that answers pass on, whichever way it goes
-	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, ale},
-	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, ale},
+	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, packets},
+	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, packets},
+	{"flow_egress", "wfp_flow_egress", onCgroup, ebpf.AttachCGroupInetEgress, flow},
+	{"flow_ingress", "wfp_flow_ingress", onCgroup, ebpf.AttachCGroupInetIngress, flow},
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
 		layermap.InboundMACFrameEthernet, layermap.InboundIPPacketV4, layermap.InboundIPPacketV6}},
 	{"tc_egress", "wfp_tc_egress", onTCX, ebpf.AttachTCXEgress, []layermap.LayerID{
@@ -150,6 +160,8 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = attachXDP(s.dev, prog)
 		case onLocalIn, onForward, onLocalOut:
 			l, err = attachNetfilter(s.hook, prog)
+		case onTracing:
+			l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: s.hook.attach})
 		}
 		return err
 	})
@@ -314,6 +326,8 @@ func (e *Engine) holds(s spot) bool {
 		// a namespace lives as long as it has such a link
 		x := info.Netfilter()
 		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]
+	case onTracing:
+		return info.Type == link.TracingType || info.Type == link.RawTracepointType
 	}
 	x := info.TCX()
 	return x != nil && int(x.Ifindex) == s.dev.Index

@@ -243,6 +243,7 @@ func (e *Engine) syncRoutes(h *netlink.Handle) error {
 func (e *Engine) configure(ephemeral portRange) error {
 	c := bpf.Config{
 		NetnsCookie: e.ns.cookie, EphemeralLow: uint32(ephemeral.low), EphemeralHigh: uint32(ephemeral.high),
+		Cgroup: e.cg.id, CgroupLevel: uint32(e.cg.level),
 	}
 	if e.in.info.Permits {
 		c.Permits = 1

@@ -156,7 +156,7 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	ev := Event{
 		Time: d.boot.Add(time.Duration(raw.Time)), Layer: layerName(layer), Action: "permit",
 		FilterID: filter.ID(raw.FilterId), Direction: "in", Protocol: raw.Protocol, PID: raw.Pid,
-		Interface: d.link(raw.Ifindex), Program: d.program(raw), User: d.user(raw),
+		Interface: d.link(raw.Ifindex), Program: d.program(raw), User: d.user(raw), Flow: raw.Flow,
 	}
 	if filter.Action(raw.Action) == filter.ActionBlock {
 		ev.Action = "block"

@@ -73,6 +73,9 @@ type Event struct {
 	PID        uint32    `json:"pid"`
 	Program    string    `json:"program"`
 	User       string    `json:"user"`
+	// Flow pairs the events of ALE_FLOW_ESTABLISHED, ALE_ENDPOINT_CLOSURE and
+	// ALE_RESOURCE_RELEASE: it is that of the socket. 0 at other layers.
+	Flow uint64 `json:"flow,omitempty"`
 
 	OutInterface string `json:"outInterface,omitempty"` // forward: that it goes on by
 

@@ -23,6 +23,7 @@ var liveTests = []string{
 	"TestConnect", "TestAccept", "TestAssignment", "TestAssignmentListen",
 	"TestIPPacket", "TestIPPacketFragment", "TestFrameEthernet", "TestFrameNative",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
+	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
