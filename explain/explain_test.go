@@ -129,13 +129,13 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 		want string
 	}{
 		{"TCP out", Tuple{Outbound: true, Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
-			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"TCP in", Tuple{Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4"},
 		{"UDP over IPv6 out", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53")},
-			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET"},
+			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"mapped addresses are IPv4", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[::ffff:192.0.2.2]:53")},
-			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET"},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"loopback has no frames", Tuple{Protocol: 6, Local: addrPort("127.0.0.1:1"), Remote: addrPort("127.0.0.1:2")},
 			"INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4"},
 		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
@@ -201,6 +201,8 @@ func TestFieldsOfATuple(t *testing.T) {
 		{"the kind of frame", "OUTBOUND_MAC_FRAME_ETHERNET", "ETHER_TYPE", out, "2048"},
 		{"the link's own address", "OUTBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", out, "02:00:00:00:00:01"},
 		{"the peer's frame address is not known", "OUTBOUND_MAC_FRAME_ETHERNET", "MAC_REMOTE_ADDRESS", out, "EMPTY"},
+		{"the link of a native frame", "OUTBOUND_MAC_FRAME_NATIVE", "INTERFACE_INDEX", out, "3"},
+		{"the type of its link", "OUTBOUND_MAC_FRAME_NATIVE", "INTERFACE_TYPE", out, "6"},
 		{"a group's frame address is not the link's", "INBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", multicast, "EMPTY"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

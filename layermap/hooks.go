@@ -73,7 +73,7 @@ var hooks = map[string]Hook{
 	},
 	"OUTBOUND_MAC_FRAME_NATIVE": {
 		Name: "tcx egress, last in the chain (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
-		Differs: "before the qdisc, not at the driver", MinKernel: baseKernel,
+		Differs: "before the qdisc, not at the driver", MinKernel: baseKernel, Live: true,
 	},
 	"INBOUND_MAC_FRAME_NATIVE_FAST":  noHook("no fields and no static filters in Windows either"),
 	"OUTBOUND_MAC_FRAME_NATIVE_FAST": noHook("no fields and no static filters in Windows either"),

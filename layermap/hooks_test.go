@@ -64,7 +64,7 @@ func TestLiveLayers(t *testing.T) {
 		InboundTransportV4, InboundTransportV6, OutboundTransportV4, OutboundTransportV6,
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
-		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative,
+		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative, OutboundMACFrameNative,
 	}
 	for i := range layers {
 		l := &layers[i]

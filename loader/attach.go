@@ -72,7 +72,7 @@ var hooks = []hook{
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
 		layermap.InboundMACFrameEthernet, layermap.InboundIPPacketV4, layermap.InboundIPPacketV6}},
 	{"tc_egress", "wfp_tc_egress", onTCX, ebpf.AttachTCXEgress, []layermap.LayerID{
-		layermap.OutboundIPPacketV4, layermap.OutboundIPPacketV6, layermap.OutboundMACFrameEthernet}},
+		layermap.OutboundIPPacketV4, layermap.OutboundIPPacketV6, layermap.OutboundMACFrameEthernet, layermap.OutboundMACFrameNative}},
 	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
 	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV4}},
 	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV6}},
@@ -81,7 +81,7 @@ var hooks = []hook{
 }
 
 // frameLayers never see loopback.
-var frameLayers = []layermap.LayerID{layermap.InboundMACFrameEthernet, layermap.OutboundMACFrameEthernet, layermap.InboundMACFrameNative}
+var frameLayers = []layermap.LayerID{layermap.InboundMACFrameEthernet, layermap.OutboundMACFrameEthernet, layermap.InboundMACFrameNative, layermap.OutboundMACFrameNative}
 
 // needed reports whether some layer of the hook has filters. On lo the frame
 // layers do not count.

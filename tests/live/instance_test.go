@@ -34,7 +34,7 @@ var everyLayer = "filters:\n" +
 	rule("BLOCK", "Block packets", "[INBOUND_IPPACKET_V4, OUTBOUND_IPPACKET_V4]", 0, "{IP_REMOTE_ADDRESS: 10.77.0.12}") +
 	rule("BLOCK", "Block transport", "[INBOUND_TRANSPORT_V4, INBOUND_TRANSPORT_V6, OUTBOUND_TRANSPORT_V4, OUTBOUND_TRANSPORT_V6]", 0, "{IP_LOCAL_PORT: 8083}") +
 	rule("BLOCK", "Block frames", "[INBOUND_MAC_FRAME_ETHERNET, OUTBOUND_MAC_FRAME_ETHERNET]", 0, "{ETHER_TYPE: 0x88b5}") +
-	rule("BLOCK", "Block native", "INBOUND_MAC_FRAME_NATIVE", 0, "{INTERFACE_INDEX: 9999}")
+	rule("BLOCK", "Block native", "[INBOUND_MAC_FRAME_NATIVE, OUTBOUND_MAC_FRAME_NATIVE]", 0, "{INTERFACE_INDEX: 9999}")
 
 // pins is the directory of the instance's pins, found by its hooks.
 func (b *bed) pins() string {
