@@ -12,6 +12,7 @@
 #include "hook_sock_ops.h"
 #include "hook_skb.h"
 #include "hook_netfilter.h"
+#include "hook_vswitch.h"
 #include "hook_iter.h"
 #include "hook_judge.h"
 

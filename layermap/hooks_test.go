@@ -65,6 +65,8 @@ func TestLiveLayers(t *testing.T) {
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
 		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative, OutboundMACFrameNative,
+		IngressVSwitchEthernet, EgressVSwitchEthernet, IngressVSwitchTransportV4, IngressVSwitchTransportV6,
+		EgressVSwitchTransportV4, EgressVSwitchTransportV6,
 	}
 	for i := range layers {
 		l := &layers[i]
