@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * tcx (clsact below 6.6): INBOUND_MAC_FRAME_ETHERNET, then INBOUND_IPPACKET on
- * the way in; OUTBOUND_IPPACKET, then OUTBOUND_MAC_FRAME_ETHERNET on the way
- * out (packetflows.md 11). A blocked packet is dropped in silence.
+ * the way in; OUTBOUND_IPPACKET, then OUTBOUND_MAC_FRAME_ETHERNET and
+ * OUTBOUND_MAC_FRAME_NATIVE on the way out (packetflows.md 11). One program has all
+ * layers of a direction, so that their order is that of its lines. A blocked packet is
+ * dropped in silence.
  */
 #pragma once
 
@@ -93,6 +95,25 @@ __noinline int wfp_tc_frame(struct __sk_buff *skb, __u32 layer, __u32 generation
 		put(&v, WFP_SLOT_VLAN_ID, skb->vlan_tci & 0xffff);
 	put(&v, WFP_SLOT_INTERFACE_MAC, link->mac);
 	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen.ifindex, link);
+	return wfp_tc_report(&seen, wfp_arbitrate(&v));
+}
+
+/* Whether OUTBOUND_MAC_FRAME_NATIVE blocks the frame. The layer tests the interface
+ * only; it has no addresses (l2.md 3). */
+__noinline int wfp_tc_native(struct __sk_buff *skb, __u32 generation)
+{
+	struct wfp_values v = { .layer = WFP_OUTBOUND_MAC_FRAME_NATIVE, .generation = generation };
+	struct wfp_seen seen = {
+		.layer = WFP_OUTBOUND_MAC_FRAME_NATIVE,
+		.generation = generation,
+		.ifindex = skb->ifindex,
+		.outbound = 1,
+	};
+
+	if (!find_layer(generation, v.layer) || seen.ifindex == WFP_LOOPBACK_IFINDEX)
+		return 0;
+	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen.ifindex,
+		      find_link(generation, seen.ifindex));
 	return wfp_tc_report(&seen, wfp_arbitrate(&v));
 }
 
@@ -277,6 +298,13 @@ static __always_inline int judge_frame(struct __sk_buff *skb, __u32 layer, __u64
 	       wfp_tc_frame(skb, layer, stamp_generation(stamp));
 }
 
+/* Whether OUTBOUND_MAC_FRAME_NATIVE blocks it. */
+static __always_inline int judge_native(struct __sk_buff *skb, __u64 stamp)
+{
+	return find_layer(stamp_generation(stamp), WFP_OUTBOUND_MAC_FRAME_NATIVE) &&
+	       wfp_tc_native(skb, stamp_generation(stamp));
+}
+
 SEC("tcx/ingress")
 int wfp_tc_ingress(struct __sk_buff *skb)
 {
@@ -292,7 +320,8 @@ int wfp_tc_egress(struct __sk_buff *skb)
 {
 	__u64 stamp = active_stamp();
 
-	if (judge_packet(skb, 1, stamp) || judge_frame(skb, WFP_OUTBOUND_MAC_FRAME_ETHERNET, stamp))
+	if (judge_packet(skb, 1, stamp) ||
+	    judge_frame(skb, WFP_OUTBOUND_MAC_FRAME_ETHERNET, stamp) || judge_native(skb, stamp))
 		return TC_DROP;
 	return TC_PASS;
 }

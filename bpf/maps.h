@@ -202,6 +202,8 @@ const enum wfp_field_flag *layout_field_flag __attribute__((unused));
 const enum wfp_layer_flag *layout_layer_flag __attribute__((unused));
 const enum wfp_principal_kind *layout_principal_kind __attribute__((unused));
 const enum wfp_link_flag *layout_link_flag __attribute__((unused));
+const enum wfp_nic *layout_nic __attribute__((unused));
+const enum wfp_network *layout_network __attribute__((unused));
 const enum wfp_counter *layout_counter __attribute__((unused));
 const enum wfp_flag *layout_flag __attribute__((unused));
 

@@ -121,6 +121,13 @@ const (
 	LinkLoopback = uint32(WFPWfpLinkFlagWFP_LINK_LOOPBACK)
 	LinkEthernet = uint32(WFPWfpLinkFlagWFP_LINK_ETHERNET)
 
+	NICExternal  = uint32(WFPWfpNicWFP_NIC_EXTERNAL)
+	NICSynthetic = uint32(WFPWfpNicWFP_NIC_SYNTHETIC)
+	NICInternal  = uint32(WFPWfpNicWFP_NIC_INTERNAL)
+
+	NetworkInternal = uint32(WFPWfpNetworkWFP_NETWORK_INTERNAL)
+	NetworkExternal = uint32(WFPWfpNetworkWFP_NETWORK_EXTERNAL)
+
 	CounterLost       = uint32(WFPWfpCounterWFP_COUNTER_LOST)
 	CounterError      = uint32(WFPWfpCounterWFP_COUNTER_ERROR)
 	CounterNoIdentity = uint32(WFPWfpCounterWFP_COUNTER_NO_IDENTITY)

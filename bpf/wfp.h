@@ -34,10 +34,17 @@ enum wfp_layer_id {
 	WFP_INBOUND_MAC_FRAME_ETHERNET = 56,
 	WFP_OUTBOUND_MAC_FRAME_ETHERNET = 57,
 	WFP_INBOUND_MAC_FRAME_NATIVE = 58,
+	WFP_OUTBOUND_MAC_FRAME_NATIVE = 59,
 	WFP_ALE_RESOURCE_RELEASE_V4 = 62,
 	WFP_ALE_RESOURCE_RELEASE_V6 = 63,
 	WFP_ALE_ENDPOINT_CLOSURE_V4 = 64,
 	WFP_ALE_ENDPOINT_CLOSURE_V6 = 65,
+	WFP_INGRESS_VSWITCH_ETHERNET = 72,
+	WFP_EGRESS_VSWITCH_ETHERNET = 73,
+	WFP_INGRESS_VSWITCH_TRANSPORT_V4 = 74, /* here V6 is the next one */
+	WFP_INGRESS_VSWITCH_TRANSPORT_V6 = 75,
+	WFP_EGRESS_VSWITCH_TRANSPORT_V4 = 76,
+	WFP_EGRESS_VSWITCH_TRANSPORT_V6 = 77,
 	WFP_LAYERS = 128, /* room for every kernel-mode id */
 };
 
@@ -45,7 +52,8 @@ enum wfp_layer_id {
  * Slots: a field's value in struct wfp_values. Small fields share a word;
  * slot_word and slot_shift say where each stands. A slot means the same at
  * every layer of its family of layers; the MAC layers have no IP fields and
- * share their slots, and so do the IPFORWARD layers. The order is that of the words.
+ * share their slots, and so do the IPFORWARD layers and those of the virtual
+ * switch, which have no sockets. The order is that of the words.
  */
 enum wfp_slot {
 	WFP_SLOT_LOCAL_ADDRESS = 0, /* V4: host order in one word; V6: two words */
@@ -70,7 +78,11 @@ enum wfp_slot {
 	WFP_SLOT_QUARANTINE_EPOCH = 17,
 	WFP_SLOT_APP = 18,  /* number of the executable in this generation */
 	WFP_SLOT_USER = 19, /* number of the token in this generation */
-	WFP_SLOTS = 20,
+	WFP_SLOT_SWITCH_VLAN = 20,
+	WFP_SLOT_SWITCH_NETWORK = 21, /* FWP_VSWITCH_NETWORK_TYPE */
+	WFP_SLOT_SOURCE_NIC = 22,     /* enum wfp_nic */
+	WFP_SLOT_DESTINATION_NIC = 23,
+	WFP_SLOTS = 24,
 
 	/* ALE_FLOW_ESTABLISHED has no profiles */
 	WFP_SLOT_DIRECTION = 15,
@@ -92,6 +104,11 @@ enum wfp_slot {
 	WFP_SLOT_FORWARD_OUT_INDEX = 13,
 	WFP_SLOT_FORWARD_IN_PROFILE = 15,
 	WFP_SLOT_FORWARD_OUT_PROFILE = 16,
+	/* names of links, two words each; addresses, ports and types of addresses of the
+	 * source stand where the local ones do, of the destination where the remote ones do */
+	WFP_SLOT_SWITCH = 9,
+	WFP_SLOT_SOURCE_PORT_ID = 12,
+	WFP_SLOT_DESTINATION_PORT_ID = 15,
 };
 
 #define WFP_WORDS 16 /* of 64 bits; 13 hold all slots, the rest is for the search */
@@ -121,7 +138,7 @@ enum wfp_limit {
 	WFP_BUCKET_BOUNDS = 7,
 	WFP_MAX_DEPTH = 20,      /* nodes on the way to a leaf */
 	WFP_MAX_WIDE = 7,        /* of those, of more than four bytes: two addresses, each with
-				  * sets apart, two LUIDs and an epoch */
+				  * sets apart, and two LUIDs and an epoch or three names of links */
 	WFP_LEVELS = 4,          /* tables on the way to a leaf, at most */
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
 	WFP_CANDIDATES = 3,      /* of a branch: two lines of the processor's cache */
@@ -423,12 +440,28 @@ struct wfp_link {
 	__u32 profile; /* public 1, private 2, domain 3 */
 	__u64 mac;     /* BYTE_ARRAY6 as a number; 0: none */
 	__u32 flags;   /* enum wfp_link_flag */
-	__u32 pad;
+	__u32 bridge;  /* ifindex of the bridge that it is a port of; 0: of none */
+	__u64 name[2]; /* its id at the layers of the virtual switch */
+	__u32 nic;     /* enum wfp_nic */
+	__u32 network; /* of a bridge: enum wfp_network */
 };
 
 enum wfp_link_flag {
 	WFP_LINK_LOOPBACK = 0x1,
 	WFP_LINK_ETHERNET = 0x2, /* frames start with a MAC header */
+};
+
+/* What a link is to a bridge, NDIS_SWITCH_NIC_TYPE (ntddndis.h). */
+enum wfp_nic {
+	WFP_NIC_EXTERNAL = 0,
+	WFP_NIC_SYNTHETIC = 1, /* of a guest */
+	WFP_NIC_INTERNAL = 3,  /* the bridge itself: the host's own */
+};
+
+/* FWP_VSWITCH_NETWORK_TYPE, those that a bridge can have: the host takes part. */
+enum wfp_network {
+	WFP_NETWORK_INTERNAL = 2,
+	WFP_NETWORK_EXTERNAL = 3, /* some port is external */
 };
 
 /* Where a destination goes: the routes of the target namespace. */

@@ -225,32 +225,39 @@ const (
 type WFPWfpLayerId uint32
 
 const (
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4         WFPWfpLayerId = 0
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6         WFPWfpLayerId = 2
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4        WFPWfpLayerId = 4
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6        WFPWfpLayerId = 6
-	WFPWfpLayerIdWFP_IPFORWARD_V4                WFPWfpLayerId = 8
-	WFPWfpLayerIdWFP_IPFORWARD_V6                WFPWfpLayerId = 10
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4        WFPWfpLayerId = 12
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6        WFPWfpLayerId = 14
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4       WFPWfpLayerId = 16
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6       WFPWfpLayerId = 18
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4  WFPWfpLayerId = 36
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6  WFPWfpLayerId = 38
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4     WFPWfpLayerId = 44
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6     WFPWfpLayerId = 46
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4         WFPWfpLayerId = 48
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6         WFPWfpLayerId = 50
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4     WFPWfpLayerId = 52
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6     WFPWfpLayerId = 54
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 56
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET WFPWfpLayerId = 57
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 58
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4     WFPWfpLayerId = 62
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6     WFPWfpLayerId = 63
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4     WFPWfpLayerId = 64
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6     WFPWfpLayerId = 65
-	WFPWfpLayerIdWFP_LAYERS                      WFPWfpLayerId = 128
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4          WFPWfpLayerId = 0
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6          WFPWfpLayerId = 2
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4         WFPWfpLayerId = 4
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6         WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_IPFORWARD_V4                 WFPWfpLayerId = 8
+	WFPWfpLayerIdWFP_IPFORWARD_V6                 WFPWfpLayerId = 10
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4         WFPWfpLayerId = 12
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6         WFPWfpLayerId = 14
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4        WFPWfpLayerId = 16
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6        WFPWfpLayerId = 18
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6          WFPWfpLayerId = 50
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4      WFPWfpLayerId = 52
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6      WFPWfpLayerId = 54
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET   WFPWfpLayerId = 56
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 57
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE     WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 59
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4      WFPWfpLayerId = 62
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6      WFPWfpLayerId = 63
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4      WFPWfpLayerId = 64
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6      WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET     WFPWfpLayerId = 72
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET      WFPWfpLayerId = 73
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4 WFPWfpLayerId = 74
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6 WFPWfpLayerId = 75
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4  WFPWfpLayerId = 76
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6  WFPWfpLayerId = 77
+	WFPWfpLayerIdWFP_LAYERS                       WFPWfpLayerId = 128
 )
 
 type WFPWfpLimit uint32
@@ -300,7 +307,10 @@ type WFPWfpLink struct {
 	Profile uint32
 	Mac     uint64
 	Flags   uint32
-	Pad     uint32
+	Bridge  uint32
+	Name    [2]uint64
+	Nic     uint32
+	Network uint32
 }
 
 type WFPWfpLinkFlag uint32
@@ -308,6 +318,21 @@ type WFPWfpLinkFlag uint32
 const (
 	WFPWfpLinkFlagWFP_LINK_LOOPBACK WFPWfpLinkFlag = 1
 	WFPWfpLinkFlagWFP_LINK_ETHERNET WFPWfpLinkFlag = 2
+)
+
+type WFPWfpNetwork uint32
+
+const (
+	WFPWfpNetworkWFP_NETWORK_INTERNAL WFPWfpNetwork = 2
+	WFPWfpNetworkWFP_NETWORK_EXTERNAL WFPWfpNetwork = 3
+)
+
+type WFPWfpNic uint32
+
+const (
+	WFPWfpNicWFP_NIC_EXTERNAL  WFPWfpNic = 0
+	WFPWfpNicWFP_NIC_SYNTHETIC WFPWfpNic = 1
+	WFPWfpNicWFP_NIC_INTERNAL  WFPWfpNic = 3
 )
 
 type WFPWfpPrincipal struct {
@@ -364,7 +389,11 @@ const (
 	WFPWfpSlotWFP_SLOT_QUARANTINE_EPOCH         WFPWfpSlot = 17
 	WFPWfpSlotWFP_SLOT_APP                      WFPWfpSlot = 18
 	WFPWfpSlotWFP_SLOT_USER                     WFPWfpSlot = 19
-	WFPWfpSlotWFP_SLOTS                         WFPWfpSlot = 20
+	WFPWfpSlotWFP_SLOT_SWITCH_VLAN              WFPWfpSlot = 20
+	WFPWfpSlotWFP_SLOT_SWITCH_NETWORK           WFPWfpSlot = 21
+	WFPWfpSlotWFP_SLOT_SOURCE_NIC               WFPWfpSlot = 22
+	WFPWfpSlotWFP_SLOT_DESTINATION_NIC          WFPWfpSlot = 23
+	WFPWfpSlotWFP_SLOTS                         WFPWfpSlot = 24
 	WFPWfpSlotWFP_SLOT_DIRECTION                WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                WFPWfpSlot = 0
 	WFPWfpSlotWFP_SLOT_MAC_REMOTE               WFPWfpSlot = 1
@@ -381,6 +410,9 @@ const (
 	WFPWfpSlotWFP_SLOT_FORWARD_OUT_INDEX        WFPWfpSlot = 13
 	WFPWfpSlotWFP_SLOT_FORWARD_IN_PROFILE       WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_FORWARD_OUT_PROFILE      WFPWfpSlot = 16
+	WFPWfpSlotWFP_SLOT_SWITCH                   WFPWfpSlot = 9
+	WFPWfpSlotWFP_SLOT_SOURCE_PORT_ID           WFPWfpSlot = 12
+	WFPWfpSlotWFP_SLOT_DESTINATION_PORT_ID      WFPWfpSlot = 15
 )
 
 type WFPWfpSocket struct {
@@ -475,6 +507,8 @@ const (
 	WFPProgWfpSockState       = "wfp_sock_state"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
+	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
+	WFPProgWfpVswitchIngress  = "wfp_vswitch_ingress"
 	WFPProgWfpXdp             = "wfp_xdp"
 	WFPVarLayoutAction        = "layout_action"
 	WFPVarLayoutAmendment     = "layout_amendment"
@@ -498,6 +532,8 @@ const (
 	WFPVarLayoutLimit         = "layout_limit"
 	WFPVarLayoutLink          = "layout_link"
 	WFPVarLayoutLinkFlag      = "layout_link_flag"
+	WFPVarLayoutNetwork       = "layout_network"
+	WFPVarLayoutNic           = "layout_nic"
 	WFPVarLayoutPrincipal     = "layout_principal"
 	WFPVarLayoutPrincipalKind = "layout_principal_kind"
 	WFPVarLayoutSlot          = "layout_slot"
@@ -545,32 +581,34 @@ type WFPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPProgramSpecs struct {
-	WfpBind4       *ebpf.ProgramSpec `ebpf:"wfp_bind4"`
-	WfpBind6       *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
-	WfpConnect4    *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
-	WfpConnect6    *ebpf.ProgramSpec `ebpf:"wfp_connect6"`
-	WfpFlowEgress  *ebpf.ProgramSpec `ebpf:"wfp_flow_egress"`
-	WfpFlowIngress *ebpf.ProgramSpec `ebpf:"wfp_flow_ingress"`
-	WfpForward     *ebpf.ProgramSpec `ebpf:"wfp_forward"`
-	WfpJudge       *ebpf.ProgramSpec `ebpf:"wfp_judge"`
-	WfpLocalIn     *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
-	WfpLocalOut    *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
-	WfpOldSockets  *ebpf.ProgramSpec `ebpf:"wfp_old_sockets"`
-	WfpOldSubflows *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
-	WfpPostBind4   *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
-	WfpPostBind6   *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
-	WfpSendmsg4    *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
-	WfpSendmsg6    *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
-	WfpSkbEgress   *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
-	WfpSkbIngress  *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
-	WfpSockCreate  *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
-	WfpSockFlow    *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
-	WfpSockOps     *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
-	WfpSockRelease *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
-	WfpSockState   *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
-	WfpTcEgress    *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
-	WfpTcIngress   *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
-	WfpXdp         *ebpf.ProgramSpec `ebpf:"wfp_xdp"`
+	WfpBind4          *ebpf.ProgramSpec `ebpf:"wfp_bind4"`
+	WfpBind6          *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
+	WfpConnect4       *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
+	WfpConnect6       *ebpf.ProgramSpec `ebpf:"wfp_connect6"`
+	WfpFlowEgress     *ebpf.ProgramSpec `ebpf:"wfp_flow_egress"`
+	WfpFlowIngress    *ebpf.ProgramSpec `ebpf:"wfp_flow_ingress"`
+	WfpForward        *ebpf.ProgramSpec `ebpf:"wfp_forward"`
+	WfpJudge          *ebpf.ProgramSpec `ebpf:"wfp_judge"`
+	WfpLocalIn        *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
+	WfpLocalOut       *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
+	WfpOldSockets     *ebpf.ProgramSpec `ebpf:"wfp_old_sockets"`
+	WfpOldSubflows    *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
+	WfpPostBind4      *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
+	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
+	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
+	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
+	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
+	WfpSkbIngress     *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
+	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
+	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
+	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
+	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
+	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
+	WfpTcEgress       *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
+	WfpTcIngress      *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
+	WfpVswitchEgress  *ebpf.ProgramSpec `ebpf:"wfp_vswitch_egress"`
+	WfpVswitchIngress *ebpf.ProgramSpec `ebpf:"wfp_vswitch_ingress"`
+	WfpXdp            *ebpf.ProgramSpec `ebpf:"wfp_xdp"`
 }
 
 // WFPMapSpecs contains maps before they are loaded into the kernel.
@@ -627,6 +665,8 @@ type WFPVariableSpecs struct {
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
+	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
+	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
@@ -729,6 +769,8 @@ type WFPVariables struct {
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
+	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
+	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
@@ -738,32 +780,34 @@ type WFPVariables struct {
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPPrograms struct {
-	WfpBind4       *ebpf.Program `ebpf:"wfp_bind4"`
-	WfpBind6       *ebpf.Program `ebpf:"wfp_bind6"`
-	WfpConnect4    *ebpf.Program `ebpf:"wfp_connect4"`
-	WfpConnect6    *ebpf.Program `ebpf:"wfp_connect6"`
-	WfpFlowEgress  *ebpf.Program `ebpf:"wfp_flow_egress"`
-	WfpFlowIngress *ebpf.Program `ebpf:"wfp_flow_ingress"`
-	WfpForward     *ebpf.Program `ebpf:"wfp_forward"`
-	WfpJudge       *ebpf.Program `ebpf:"wfp_judge"`
-	WfpLocalIn     *ebpf.Program `ebpf:"wfp_local_in"`
-	WfpLocalOut    *ebpf.Program `ebpf:"wfp_local_out"`
-	WfpOldSockets  *ebpf.Program `ebpf:"wfp_old_sockets"`
-	WfpOldSubflows *ebpf.Program `ebpf:"wfp_old_subflows"`
-	WfpPostBind4   *ebpf.Program `ebpf:"wfp_post_bind4"`
-	WfpPostBind6   *ebpf.Program `ebpf:"wfp_post_bind6"`
-	WfpSendmsg4    *ebpf.Program `ebpf:"wfp_sendmsg4"`
-	WfpSendmsg6    *ebpf.Program `ebpf:"wfp_sendmsg6"`
-	WfpSkbEgress   *ebpf.Program `ebpf:"wfp_skb_egress"`
-	WfpSkbIngress  *ebpf.Program `ebpf:"wfp_skb_ingress"`
-	WfpSockCreate  *ebpf.Program `ebpf:"wfp_sock_create"`
-	WfpSockFlow    *ebpf.Program `ebpf:"wfp_sock_flow"`
-	WfpSockOps     *ebpf.Program `ebpf:"wfp_sock_ops"`
-	WfpSockRelease *ebpf.Program `ebpf:"wfp_sock_release"`
-	WfpSockState   *ebpf.Program `ebpf:"wfp_sock_state"`
-	WfpTcEgress    *ebpf.Program `ebpf:"wfp_tc_egress"`
-	WfpTcIngress   *ebpf.Program `ebpf:"wfp_tc_ingress"`
-	WfpXdp         *ebpf.Program `ebpf:"wfp_xdp"`
+	WfpBind4          *ebpf.Program `ebpf:"wfp_bind4"`
+	WfpBind6          *ebpf.Program `ebpf:"wfp_bind6"`
+	WfpConnect4       *ebpf.Program `ebpf:"wfp_connect4"`
+	WfpConnect6       *ebpf.Program `ebpf:"wfp_connect6"`
+	WfpFlowEgress     *ebpf.Program `ebpf:"wfp_flow_egress"`
+	WfpFlowIngress    *ebpf.Program `ebpf:"wfp_flow_ingress"`
+	WfpForward        *ebpf.Program `ebpf:"wfp_forward"`
+	WfpJudge          *ebpf.Program `ebpf:"wfp_judge"`
+	WfpLocalIn        *ebpf.Program `ebpf:"wfp_local_in"`
+	WfpLocalOut       *ebpf.Program `ebpf:"wfp_local_out"`
+	WfpOldSockets     *ebpf.Program `ebpf:"wfp_old_sockets"`
+	WfpOldSubflows    *ebpf.Program `ebpf:"wfp_old_subflows"`
+	WfpPostBind4      *ebpf.Program `ebpf:"wfp_post_bind4"`
+	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
+	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
+	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
+	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
+	WfpSkbIngress     *ebpf.Program `ebpf:"wfp_skb_ingress"`
+	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
+	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
+	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
+	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
+	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
+	WfpTcEgress       *ebpf.Program `ebpf:"wfp_tc_egress"`
+	WfpTcIngress      *ebpf.Program `ebpf:"wfp_tc_ingress"`
+	WfpVswitchEgress  *ebpf.Program `ebpf:"wfp_vswitch_egress"`
+	WfpVswitchIngress *ebpf.Program `ebpf:"wfp_vswitch_ingress"`
+	WfpXdp            *ebpf.Program `ebpf:"wfp_xdp"`
 }
 
 func (p *WFPPrograms) Close() error {
@@ -793,6 +837,8 @@ func (p *WFPPrograms) Close() error {
 		p.WfpSockState,
 		p.WfpTcEgress,
 		p.WfpTcIngress,
+		p.WfpVswitchEgress,
+		p.WfpVswitchIngress,
 		p.WfpXdp,
 	)
 }

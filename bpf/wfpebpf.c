@@ -15,6 +15,7 @@
 #include "hook_end.h"
 #include "hook_netfilter.h"
 #include "hook_forward.h"
+#include "hook_vswitch.h"
 #include "hook_iter.h"
 #include "hook_judge.h"
 

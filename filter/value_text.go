@@ -54,6 +54,9 @@ func FormatValue(f layermap.Field, v Value) string {
 		if s, ok := utf16Text(v.Bytes); ok {
 			return s
 		}
+		if strings.HasPrefix(f.Key, "VSWITCH_") && strconv.CanBackquote(string(v.Bytes)) {
+			return string(v.Bytes) // the name of a link
+		}
 		return "0x" + hex.EncodeToString(v.Bytes)
 	case layermap.SIDType:
 		return string(v.SID)

@@ -56,6 +56,22 @@ func aleDiscardHook(what string) Hook {
 	}
 }
 
+// How a Linux bridge differs from the virtual switch of Hyper-V. The host's own link is
+// the bridge itself, which is no port.
+const (
+	whatHostSends   = "what the host itself sends into the bridge is seen at egress only"
+	whatHostTakes   = "what goes to the host itself is seen at ingress only"
+	switchedPackets = "trunk ports are judged, too; only the first fragment has ports; behind two VLAN tags nothing is an IP packet"
+)
+
+// switchHook makes the row of a layer of the virtual switch, a Linux bridge.
+func switchHook(side, differs string) Hook {
+	return Hook{
+		Name: "tcx " + side + " of a bridge's ports (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
+		Differs: differs, MinKernel: baseKernel, Live: true,
+	}
+}
+
 // noHook makes the row of a layer that cannot be had, with the reason.
 func noHook(why string) Hook { return Hook{Name: "none", Fidelity: None, Differs: why} }
 
@@ -73,24 +89,16 @@ var hooks = map[string]Hook{
 	},
 	"OUTBOUND_MAC_FRAME_NATIVE": {
 		Name: "tcx egress, last in the chain (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
-		Differs: "before the qdisc, not at the driver", MinKernel: baseKernel,
+		Differs: "before the qdisc, not at the driver", MinKernel: baseKernel, Live: true,
 	},
 	"INBOUND_MAC_FRAME_NATIVE_FAST":  noHook("no fields and no static filters in Windows either"),
 	"OUTBOUND_MAC_FRAME_NATIVE_FAST": noHook("no fields and no static filters in Windows either"),
 
 	// Virtual switch
-	"INGRESS_VSWITCH_ETHERNET": {
-		Name: "tcx ingress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
-	},
-	"EGRESS_VSWITCH_ETHERNET": {
-		Name: "tcx egress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
-	},
-	"INGRESS_VSWITCH_TRANSPORT": {
-		Name: "tcx ingress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
-	},
-	"EGRESS_VSWITCH_TRANSPORT": {
-		Name: "tcx egress of a bridge's ports", Program: "sched_cls", Fidelity: Exact, MinKernel: baseKernel,
-	},
+	"INGRESS_VSWITCH_ETHERNET":  switchHook("ingress", whatHostSends),
+	"EGRESS_VSWITCH_ETHERNET":   switchHook("egress", whatHostTakes),
+	"INGRESS_VSWITCH_TRANSPORT": switchHook("ingress", whatHostSends+"; "+switchedPackets),
+	"EGRESS_VSWITCH_TRANSPORT":  switchHook("egress", whatHostTakes+"; "+switchedPackets),
 
 	// Network
 	"INBOUND_IPPACKET": {

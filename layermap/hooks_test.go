@@ -65,7 +65,9 @@ func TestLiveLayers(t *testing.T) {
 		InboundTransportV4, InboundTransportV6, OutboundTransportV4, OutboundTransportV6,
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
-		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative,
+		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative, OutboundMACFrameNative,
+		IngressVSwitchEthernet, EgressVSwitchEthernet, IngressVSwitchTransportV4, IngressVSwitchTransportV6,
+		EgressVSwitchTransportV4, EgressVSwitchTransportV6,
 		ALEFlowEstablishedV4, ALEFlowEstablishedV6,
 		ALEEndpointClosureV4, ALEEndpointClosureV6, ALEResourceReleaseV4, ALEResourceReleaseV6,
 	}

@@ -2,6 +2,8 @@
 
 package layermap
 
+import "maps"
+
 // SourceKind says how a field of a layer that runs gets its value on Linux.
 type SourceKind uint8
 
@@ -59,21 +61,29 @@ const (
 	SlotVLANID        Slot = 6
 	SlotInterfaceMAC  Slot = 17
 
-	SlotForwardSource      Slot = 0
-	SlotForwardDestination Slot = 1
-	SlotForwardIn          Slot = 9
-	SlotForwardInIndex     Slot = 10
-	SlotForwardOut         Slot = 12
-	SlotForwardOutIndex    Slot = 13
-	SlotForwardInProfile   Slot = 15
-	SlotForwardOutProfile  Slot = 16
+	SlotForwardSource       Slot = 0
+	SlotForwardDestination  Slot = 1
+	SlotForwardIn           Slot = 9
+	SlotForwardInIndex      Slot = 10
+	SlotForwardOut          Slot = 12
+	SlotForwardOutIndex     Slot = 13
+	SlotForwardInProfile    Slot = 15
+	SlotForwardOutProfile   Slot = 16
+	SlotSwitch              Slot = 9
+	SlotSourcePortID        Slot = 12
+	SlotDestinationPortID   Slot = 15
+	SlotSwitchVLAN          Slot = 20
+	SlotSwitchNetwork       Slot = 21
+	SlotSourceInterfaceType Slot = 22
+	SlotDestinationIfType   Slot = 23
 )
 
 // Place is where a slot stands: a 64-bit word of struct wfp_values, and the
 // lowest bit in it. An IPv6 address takes that word and the next.
 type Place struct{ Word, Shift uint8 }
 
-// places mirrors slot_word and slot_shift (bpf/classify.h).
+// places mirrors slot_word and slot_shift (bpf/classify.h), and what hook_vswitch.h says
+// of its slots. The names of links, which these have, take two words, as IPv6 addresses do.
 var places = [...]Place{
 	SlotLocalAddress: {0, 0}, SlotRemoteAddress: {2, 0},
 	SlotLocalAddressType: {4, 0}, SlotDestinationType: {4, 8}, SlotProtocol: {4, 16},
@@ -83,6 +93,7 @@ var places = [...]Place{
 	SlotPacketInterfaceIndex: {9, 0}, SlotPacketInterfaceType: {9, 32},
 	SlotOriginalProfile: {10, 0}, SlotCurrentProfile: {10, 32}, SlotQuarantineEpoch: {11, 0},
 	SlotApp: {12, 0}, SlotUser: {12, 32},
+	SlotSwitchVLAN: {12, 0}, SlotSwitchNetwork: {12, 16}, SlotSourceInterfaceType: {12, 24}, SlotDestinationIfType: {12, 32},
 }
 
 // Place returns where the slot stands.
@@ -282,8 +293,64 @@ var (
 		ALEFlowEstablishedV4: sourcesAtFlow, ALEFlowEstablishedV6: sourcesAtFlow,
 		ALEEndpointClosureV4: sourcesAtClosure, ALEEndpointClosureV6: sourcesAtClosure,
 		ALEResourceReleaseV4: sourcesAtRelease, ALEResourceReleaseV6: sourcesAtRelease,
+		IngressVSwitchEthernet: sourcesAtSwitchIn, EgressVSwitchEthernet: sourcesAtSwitchOut,
+		IngressVSwitchTransportV4: sourcesAtSwitchIn, IngressVSwitchTransportV6: sourcesAtSwitchIn,
+		EgressVSwitchTransportV4: sourcesAtSwitchOut, EgressVSwitchTransportV6: sourcesAtSwitchOut,
 	}
 )
+
+// The virtual switch is a Linux bridge, and its ports are the links that have it as their
+// master. Ids, which are blobs in WFP, are the names of links.
+var (
+	sourcesAtSwitchIn = switchSources([]uint64{0, 1}, map[string]Source{
+		"L2_FLAGS": refused("whether a frame goes to another guest is not known before the bridge has chosen the port"),
+	})
+	sourcesAtSwitchOut = switchSources([]uint64{0, 1, 3}, map[string]Source{
+		"L2_FLAGS": {
+			Kind: Filled, Slot: SlotFlags, Only: []uint64{0, 0x10}, From: "the ports: IS_VM2VM where both are of guests",
+		},
+		"VSWITCH_DESTINATION_INTERFACE_ID":   filled(SlotDestinationPortID, "the name of the port that the frame leaves by"),
+		"VSWITCH_DESTINATION_INTERFACE_TYPE": nicType(SlotDestinationIfType, "the port that the frame leaves by", 0, 1),
+		"VSWITCH_DESTINATION_VM_ID":          refused(whyGuest),
+	})
+)
+
+const whyGuest = "Linux does not know whose guest a link is"
+
+// nicType is an NDIS_SWITCH_NIC_TYPE.
+func nicType(s Slot, of string, only ...uint64) Source {
+	return Source{Kind: Filled, Slot: s, Only: only, From: of + ": synthetic for veth and tap links, internal for the bridge itself, else external"}
+}
+
+// switchSources are those of a layer of the virtual switch, at which a frame's source has
+// one of some types, and of its others.
+func switchSources(types []uint64, others map[string]Source) map[string]Source {
+	all := map[string]Source{
+		"MAC_SOURCE_ADDRESS":           filled(SlotMACLocal, "the frame"),
+		"MAC_DESTINATION_ADDRESS":      filled(SlotMACRemote, "the frame"),
+		"MAC_SOURCE_ADDRESS_TYPE":      filled(SlotMACLocalType, "the frame (DL_ADDRESS_TYPE)"),
+		"MAC_DESTINATION_ADDRESS_TYPE": filled(SlotMACRemoteType, "the frame (DL_ADDRESS_TYPE)"),
+		"VLAN_ID":                      filled(SlotSwitchVLAN, "the frame's VLAN tag, whole; empty without one, also in a port's own VLAN"),
+
+		"IP_SOURCE_ADDRESS":      filled(SlotLocalAddress, fromPacket),
+		"IP_DESTINATION_ADDRESS": filled(SlotRemoteAddress, fromPacket),
+		"IP_PROTOCOL":            filled(SlotProtocol, fromPacket),
+		"IP_SOURCE_PORT":         filled(SlotLocalPort, fromPacket+": of ICMP the type; empty for protocols without ports and later fragments"),
+		"IP_DESTINATION_PORT":    filled(SlotRemotePort, fromPacket+": of ICMP the code; empty for protocols without ports and later fragments"),
+
+		"VSWITCH_ID": filled(SlotSwitch, "the name of the bridge"),
+		"VSWITCH_NETWORK_TYPE": {
+			Kind: Filled, Slot: SlotSwitchNetwork, Only: []uint64{2, 3},
+			From: "the bridge's ports: external where one leads out of the host, else internal",
+		},
+		"VSWITCH_SOURCE_INTERFACE_ID":   filled(SlotSourcePortID, "the name of the port that the frame came in by; of what the host sends, of the bridge"),
+		"VSWITCH_SOURCE_INTERFACE_TYPE": nicType(SlotSourceInterfaceType, "the link that the frame came in by", types...),
+		"VSWITCH_SOURCE_VM_ID":          refused(whyGuest),
+		"VSWITCH_TENANT_NETWORK_ID":     refused("a Linux bridge has no tenant networks"),
+	}
+	maps.Copy(all, others)
+	return all
+}
 
 // transportSources are those of a transport layer, which sees every protocol.
 func transportSources(flags Source) map[string]Source {

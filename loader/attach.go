@@ -26,6 +26,7 @@ type hookKind uint8
 const (
 	onCgroup hookKind = iota
 	onTCX
+	onPort // tcx, of the links that are ports of a bridge
 	onXDP
 	onLocalIn // netfilter, of the namespace
 	onForward
@@ -34,7 +35,10 @@ const (
 )
 
 // onLink reports whether there is an attachment of the hook at each link.
-func (k hookKind) onLink() bool { return k == onTCX || k == onXDP }
+func (k hookKind) onLink() bool { return k.onTC() || k == onXDP }
+
+// onTC reports whether that is by tcx, below 6.6 by clsact.
+func (k hookKind) onTC() bool { return k == onTCX || k == onPort }
 
 // hook is one row of the attachment table: a program, where it goes, and the
 // layers for which it is needed. A hook without filters at its layers is not
@@ -83,7 +87,11 @@ var hooks = []hook{
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
 		layermap.InboundMACFrameEthernet, layermap.InboundIPPacketV4, layermap.InboundIPPacketV6}},
 	{"tc_egress", "wfp_tc_egress", onTCX, ebpf.AttachTCXEgress, []layermap.LayerID{
-		layermap.OutboundIPPacketV4, layermap.OutboundIPPacketV6, layermap.OutboundMACFrameEthernet}},
+		layermap.OutboundIPPacketV4, layermap.OutboundIPPacketV6, layermap.OutboundMACFrameEthernet, layermap.OutboundMACFrameNative}},
+	{"vswitch_ingress", "wfp_vswitch_ingress", onPort, ebpf.AttachTCXIngress, []layermap.LayerID{
+		layermap.IngressVSwitchEthernet, layermap.IngressVSwitchTransportV4, layermap.IngressVSwitchTransportV6}},
+	{"vswitch_egress", "wfp_vswitch_egress", onPort, ebpf.AttachTCXEgress, []layermap.LayerID{
+		layermap.EgressVSwitchEthernet, layermap.EgressVSwitchTransportV4, layermap.EgressVSwitchTransportV6}},
 	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
 	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV4}},
 	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV6}},
@@ -94,7 +102,7 @@ var hooks = []hook{
 }
 
 // frameLayers never see loopback.
-var frameLayers = []layermap.LayerID{layermap.InboundMACFrameEthernet, layermap.OutboundMACFrameEthernet, layermap.InboundMACFrameNative}
+var frameLayers = []layermap.LayerID{layermap.InboundMACFrameEthernet, layermap.OutboundMACFrameEthernet, layermap.InboundMACFrameNative, layermap.OutboundMACFrameNative}
 
 // needed reports whether some layer of the hook has filters. On lo the frame
 // layers do not count.
@@ -129,7 +137,7 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 			continue
 		}
 		for d := range devs {
-			if h.needed(layers, devs[d].Loopback) {
+			if h.needed(layers, devs[d].Loopback) && (h.kind != onPort || devs[d].Bridge != 0) {
 				list = append(list, spot{hook: h, dev: &devs[d]})
 			}
 		}
@@ -141,7 +149,7 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 func (e *Engine) attachAt(s spot) error {
 	prog := e.programs[s.hook.program]
 	pin := filepath.Join(e.in.pins, "links", s.pin())
-	if s.hook.kind == onTCX && !haveTCX() {
+	if s.hook.kind.onTC() && !haveTCX() {
 		return e.attachClsact(s, prog)
 	}
 	var l link.Link
@@ -149,7 +157,7 @@ func (e *Engine) attachAt(s spot) error {
 		switch s.hook.kind {
 		case onCgroup:
 			l, err = link.AttachCgroup(link.CgroupOptions{Path: e.cg.path, Attach: s.hook.attach, Program: prog})
-		case onTCX:
+		case onTCX, onPort:
 			// first in, last out: the frame layers are nearest to the wire
 			anchor := link.Head()
 			if s.hook.attach == ebpf.AttachTCXEgress {
@@ -240,11 +248,11 @@ func xdpOccupant(index int) string {
 	return fmt.Sprintf("%d", id)
 }
 
-// The tc filters of kernels without tcx, by which they are found again.
-const (
-	clsactPriority = 0x5757
-	clsactHandle   = 0x1
-)
+// The tc filters of kernels without tcx, by which they are found again. Those of one
+// priority and handle would take each other's place.
+const clsactHandle = 0x1
+
+var clsactPriorities = map[hookKind]uint16{onTCX: 0x5757, onPort: 0x5758}
 
 // attachClsact attaches below 6.6. What it makes is no BPF link: a file beside
 // the pins remembers it and the link's index, another that the qdisc is ours.
@@ -277,7 +285,7 @@ func clsactFilter(s spot) *netlink.BpfFilter {
 		parent = netlink.HANDLE_MIN_EGRESS
 	}
 	return &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
-		LinkIndex: s.dev.Index, Parent: parent, Handle: clsactHandle, Protocol: unix.ETH_P_ALL, Priority: clsactPriority,
+		LinkIndex: s.dev.Index, Parent: parent, Handle: clsactHandle, Protocol: unix.ETH_P_ALL, Priority: clsactPriorities[s.hook.kind],
 	}}
 }
 

@@ -514,7 +514,7 @@ func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string {
 	for _, l := range layermap.Layers() {
 		layers[l.ID] = len(p.Store.Layer(l.ID))
 	}
-	any := device{Name: "any", Ethernet: true}
+	any := device{Name: "any", Ethernet: true, Bridge: 1}
 	want := spots(layers, []device{any})
 	attached, _ := e.in.attached()
 	want = slices.DeleteFunc(want, func(s spot) bool {

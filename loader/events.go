@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"time"
 
@@ -187,8 +188,11 @@ func endpoints(layer layermap.LayerID, raw *bpf.Event) (local, remote string) {
 	if l == nil {
 		return "", ""
 	}
+	has := func(keys ...string) bool {
+		return slices.ContainsFunc(keys, func(key string) bool { return l.FieldIndex(key) >= 0 })
+	}
 	if l.Family == layermap.AnyFamily {
-		if l.FieldIndex("MAC_LOCAL_ADDRESS") < 0 {
+		if !has("MAC_LOCAL_ADDRESS", "MAC_SOURCE_ADDRESS") {
 			return "", ""
 		}
 		return macText(raw.Local[0]), macText(raw.Remote[0])
@@ -208,9 +212,9 @@ func endpoints(layer layermap.LayerID, raw *bpf.Event) (local, remote string) {
 		}
 		return netip.AddrPortFrom(a, port).String()
 	}
-	ports := l.FieldIndex("IP_LOCAL_PORT") >= 0
+	ports := has("IP_LOCAL_PORT", "IP_SOURCE_PORT")
 	local = write(raw.Local, raw.LocalPort, ports)
-	if l.FieldIndex("IP_REMOTE_ADDRESS") < 0 && !forwards(layer) {
+	if !has("IP_REMOTE_ADDRESS", "IP_DESTINATION_ADDRESS") {
 		return local, ""
 	}
 	return local, write(raw.Remote, raw.RemotePort, ports)

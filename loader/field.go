@@ -33,6 +33,7 @@ type member struct {
 var widths = map[layermap.DataType]int{
 	layermap.Uint8: 1, layermap.Uint16: 2, layermap.Uint32: 4, layermap.Uint64: 8,
 	layermap.ByteArray6: 6, layermap.ByteArray16: 16,
+	layermap.ByteBlob: 16, // the name of a link; those of executables are numbers
 }
 
 // numberKey is an unsigned integer, width bytes wide.
@@ -49,6 +50,9 @@ func valueKey(v filter.Value, width int) key {
 		var k key
 		copy(k[:], v.Bytes)
 		return k
+	}
+	if v.Type == layermap.ByteBlob {
+		return nameKey(v.Bytes)
 	}
 	return numberKey(v.Num, width)
 }
@@ -127,8 +131,10 @@ func members(c filter.Condition, width int) ([]member, error) {
 			want[i] = v.Bytes[i] & mask[i]
 		}
 		return one(maskMember(mask, want, width, c.Match == filter.MatchNotEqual))
+	case layermap.ByteBlob:
+		return nameMembers(c)
 	}
-	if c.Match == filter.MatchRange {
+	if c.Match == filter.MatchRange && v.Range.Low.Type != layermap.ByteBlob {
 		return one(rangeMember(valueKey(v.Range.Low, width), valueKey(v.Range.High, width), width))
 	}
 	k := valueKey(v, width)
@@ -136,14 +142,7 @@ func members(c filter.Condition, width int) ([]member, error) {
 	case filter.MatchEqual:
 		return one(rangeMember(k, k, width))
 	case filter.MatchNotEqual:
-		var ms []member
-		if p, ok := k.previous(width); ok {
-			ms = append(ms, rangeMember(key{}, p, width))
-		}
-		if n, ok := k.next(width); ok {
-			ms = append(ms, rangeMember(n, maxKey(width), width))
-		}
-		return ms, nil
+		return othersThan(k, width), nil
 	case filter.MatchGreaterOrEqual:
 		return one(rangeMember(k, maxKey(width), width))
 	case filter.MatchLessOrEqual:
@@ -166,6 +165,17 @@ func members(c filter.Condition, width int) ([]member, error) {
 		return one(bitsMember(k, key{}, width, true))
 	}
 	return nil, fmt.Errorf("%v on %s cannot be compiled: %w", c.Match, c.Field, filter.ErrMatchTypeMismatch)
+}
+
+// othersThan is all keys but one.
+func othersThan(k key, width int) (ms []member) {
+	if p, ok := k.previous(width); ok {
+		ms = append(ms, rangeMember(key{}, p, width))
+	}
+	if n, ok := k.next(width); ok {
+		ms = append(ms, rangeMember(n, maxKey(width), width))
+	}
+	return ms
 }
 
 // setMembers is a set of addresses as ranges: its own or, negated, those between

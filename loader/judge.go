@@ -35,6 +35,9 @@ func (n *numbers) encode(c *bpf.Case, l *layermap.Layer, values filter.Values) {
 		place := s.Place()
 		c.Values.Present |= 1 << s
 		switch {
+		case v.Type == layermap.ByteBlob && n.values(s) == nil: // the name of a link
+			words := nameWords(v.Bytes)
+			copy(c.Values.Word[place.Word:], words[:])
 		case v.Type == layermap.TokenAccessInformation || v.Type == layermap.TokenInformation ||
 			v.Type == layermap.ByteBlob || v.Type == layermap.SIDType:
 			c.Values.Word[place.Word] |= n.number(s, v) << place.Shift

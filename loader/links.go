@@ -54,6 +54,10 @@ type device struct {
 	Type     uint32 // IANA ifType
 	MAC      uint64
 	Ethernet bool // frames start with a MAC header
+
+	Bridge  int    // index of the bridge that it is a port of; 0: of none
+	NIC     uint32 // what it is to a bridge, bpf.NIC*
+	Network uint32 // of a bridge, bpf.Network*
 }
 
 // whole lists again what changed while the kernel listed it, since entries can
@@ -101,6 +105,7 @@ func devices(h *netlink.Handle) ([]device, error) {
 		}
 		list = append(list, d)
 	}
+	fillBridges(list, links)
 	return list, nil
 }
 
@@ -167,7 +172,10 @@ func HostLinks(name string) ([]HostLink, error) {
 
 // fact is a link's entry in the links table.
 func (d device) fact(p *linkPolicy) bpf.Link {
-	f := bpf.Link{Luid: p.luid(d.Name), Type: d.Type, Profile: p.Default, Mac: d.MAC}
+	f := bpf.Link{
+		Luid: p.luid(d.Name), Type: d.Type, Profile: p.Default, Mac: d.MAC,
+		Bridge: uint32(d.Bridge), Name: nameWords([]byte(d.Name)), Nic: d.NIC, Network: d.Network,
+	}
 	if facts, ok := p.Links[d.Name]; ok {
 		f.Profile = facts.Profile
 		f.Epoch = [2]uint64{facts.Epoch, facts.EpochV6}

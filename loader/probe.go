@@ -84,7 +84,7 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 		if err := refused[h.program]; err != nil {
 			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
 		}
-		if h.kind == onTCX && !haveTCX() {
+		if h.kind.onTC() && !haveTCX() {
 			return true, "by clsact: no tcx here (6.6)"
 		}
 	}
@@ -159,7 +159,7 @@ func probeLinks(coll *ebpf.Collection) map[string]error {
 				continue // refused already
 			case h.kind == onXDP:
 				l, err = attachXDP(lo, prog)
-			case h.kind == onTCX && haveTCX():
+			case h.kind.onTC() && haveTCX():
 				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: prog, Attach: h.attach})
 			case h.kind == onLocalIn, h.kind == onForward, h.kind == onLocalOut:
 				l, err = attachNetfilter(&h, prog)

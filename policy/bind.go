@@ -49,8 +49,11 @@ func (g *group) anyOf(values []uint64) bool {
 // rare says what becomes of a group that no value satisfies which the layer
 // sees: there is no such traffic or, of protocols, there is and it passes by.
 func (g *group) rare(src layermap.Source) (why *reason, refused bool) {
-	if g.field.Key == "FLAGS" {
-		return because(classFlags, "no traffic here has these FLAGS; they come from %s", src.From), false
+	switch {
+	case g.field.Type == layermap.FlagsField:
+		return because(classFlags, "no traffic here has these %s; they come from %s", g.field.Key, src.From), false
+	case g.field.Key != "IP_PROTOCOL":
+		return because(classConstant, "no traffic here has this %s; it comes from %s", g.field.Key, src.From), false
 	}
 	for n := range uint64(256) {
 		if g.anyOf([]uint64{n}) {
@@ -79,6 +82,10 @@ var fieldRules = map[string]func(b *binder, g *group) (why *reason, refused bool
 	"NEXTHOP_INTERFACE_PROFILE_ID":  (*binder).profile,
 	"ORIGINAL_PROFILE_ID":           (*binder).profile,
 	"CURRENT_PROFILE_ID":            (*binder).profile,
+
+	"VSWITCH_ID":                       (*binder).linkByName,
+	"VSWITCH_SOURCE_INTERFACE_ID":      (*binder).linkByName,
+	"VSWITCH_DESTINATION_INTERFACE_ID": (*binder).linkByName,
 }
 
 // bind decides about a filter and translates its conditions. An error is a
@@ -275,6 +282,44 @@ func (b *binder) link(g *group) (*reason, bool) {
 			ok = true
 		case missing == nil:
 			missing = because(classLink, "no link is mapped to LUID %d", c.Value.Num)
+		}
+	}
+	if ok {
+		return nil, false
+	}
+	return missing, false
+}
+
+// linkByName translates ids of virtual switches and of their interfaces: the map's links
+// say which bridge or port a GUID is; in files of ours a name is one already.
+func (b *binder) linkByName(g *group) (*reason, bool) {
+	var missing *reason
+	ok := false
+	for _, c := range g.conds {
+		if c.Value.Type != layermap.ByteBlob {
+			ok = ok || c.Matches(filter.Value{})
+			continue
+		}
+		if c.Match != filter.MatchEqual && c.Match != filter.MatchNotEqual {
+			return because(classField, "%s: a link is compared with EQUAL or NOT_EQUAL, not %s", g.field.Key, c.Match), true
+		}
+		id := string(c.Value.Bytes)
+		if text, isText := utf16Text(c.Value.Bytes); g.windows && isText {
+			id = text
+		}
+		name, _ := linkName(id)
+		guid, _ := linkKey(id)
+		if mapped := b.m.Links[guid]; mapped != "" || g.windows {
+			name = mapped
+		}
+		switch {
+		case name != "":
+			c.Value = filter.Blob([]byte(name))
+			ok = true
+		case c.Match == filter.MatchNotEqual:
+			ok = true
+		case missing == nil:
+			missing = because(classLink, "no link is mapped to %s %q", g.field.Key, clip(id))
 		}
 	}
 	if ok {

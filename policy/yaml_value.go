@@ -58,6 +58,11 @@ var fieldNames = map[string]map[string]uint64{
 	"ARRIVAL_INTERFACE_TYPE": interfaceTypeNames,
 	"NEXTHOP_INTERFACE_TYPE": interfaceTypeNames,
 
+	// FWP_VSWITCH_NETWORK_TYPE
+	"VSWITCH_NETWORK_TYPE":               {"unknown": 0, "private": 1, "internal": 2, "external": 3},
+	"VSWITCH_SOURCE_INTERFACE_TYPE":      nicTypeNames,
+	"VSWITCH_DESTINATION_INTERFACE_TYPE": nicTypeNames,
+
 	// FWP_CONDITION_FLAG_*
 	"FLAGS": {
 		"IS_LOOPBACK": 0x1, "IS_IPSEC_SECURED": 0x2, "IS_REAUTHORIZE": 0x4, "IS_WILDCARD_BIND": 0x8,
@@ -96,6 +101,8 @@ var (
 	addressTypeNames = map[string]uint64{"unspecified": 0, "unicast": 1, "anycast": 2, "multicast": 3, "broadcast": 4}
 	// DL_ADDRESS_TYPE
 	macTypeNames = map[string]uint64{"unicast": 0, "multicast": 1, "broadcast": 2}
+	// NDIS_SWITCH_NIC_TYPE
+	nicTypeNames = map[string]uint64{"external": 0, "synthetic": 1, "emulated": 2, "internal": 3}
 	profileNames = map[string]uint64{
 		"public": uint64(ProfilePublic), "private": uint64(ProfilePrivate), "domain": uint64(ProfileDomain),
 	}
@@ -109,6 +116,11 @@ var (
 var interfaceFields = map[string]bool{
 	"IP_LOCAL_INTERFACE": true, "IP_ARRIVAL_INTERFACE": true, "IP_NEXTHOP_INTERFACE": true,
 	"IP_FORWARD_INTERFACE": true, "IP_PHYSICAL_ARRIVAL_INTERFACE": true, "IP_PHYSICAL_NEXTHOP_INTERFACE": true,
+}
+
+// switchIDs are the id of a virtual switch, or of an interface of it.
+var switchIDs = map[string]bool{
+	"VSWITCH_ID": true, "VSWITCH_SOURCE_INTERFACE_ID": true, "VSWITCH_DESTINATION_INTERFACE_ID": true,
 }
 
 // values reads the alternatives of a condition. Users and flags are no
@@ -212,6 +224,13 @@ func (r *yamlReader) value(field layermap.Field, n *node) (yamlValue, error) {
 		return v, nil
 	case field.DataType == layermap.UnicodeString:
 		v.value = filter.Str(n.text)
+		return v, nil
+	case switchIDs[field.Key]:
+		name, _ := linkName(n.text)
+		if guid, _ := linkKey(n.text); name == "" && guid == "" {
+			return v, n.pos.errorf("%s: %q is neither the name of a link nor a GUID", field.Key, clip(n.text))
+		}
+		v.value = filter.Blob([]byte(n.text))
 		return v, nil
 	case field.DataType == layermap.ByteBlob:
 		v.value = filter.Blob([]byte(n.text))

@@ -99,6 +99,8 @@ const (
 	benchVarLayoutLimit         = "layout_limit"
 	benchVarLayoutLink          = "layout_link"
 	benchVarLayoutLinkFlag      = "layout_link_flag"
+	benchVarLayoutNetwork       = "layout_network"
+	benchVarLayoutNic           = "layout_nic"
 	benchVarLayoutPrincipal     = "layout_principal"
 	benchVarLayoutPrincipalKind = "layout_principal_kind"
 	benchVarLayoutSlot          = "layout_slot"
@@ -210,6 +212,8 @@ type benchVariableSpecs struct {
 	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
+	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
+	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
@@ -316,6 +320,8 @@ type benchVariables struct {
 	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
 	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
+	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
+	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`

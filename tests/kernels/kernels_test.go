@@ -21,7 +21,8 @@ const module = "github.com/wfpebpf/wfpebpf"
 // with its means of attachment, and not each condition, since emulation is slow.
 var liveTests = []string{
 	"TestConnect", "TestAccept", "TestAssignment", "TestAssignmentListen",
-	"TestIPPacket", "TestIPPacketFragment", "TestFrameEthernet", "TestFrameNative",
+	"TestIPPacket", "TestIPPacketFragment", "TestFrameEthernet", "TestFrameNative", "TestFrameNativeOut",
+	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
 }

@@ -250,6 +250,122 @@ func TestFrameNative(t *testing.T) {
 	}
 }
 
+// The peer has another link, by which everything passes.
+func TestFrameNativeOut(t *testing.T) {
+	b := newBed(t)
+	second, _ := b.secondLink()
+	p, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(peer, 8080)
+	b.listen(p, 8080)
+	links := []struct {
+		end      testbed.End
+		from, to *tap
+		peer     map[string]string // address, by family
+	}{
+		{b.hostEnd, newTap(t, b.hostEnd, experiment), newTap(t, b.peerEnd, experiment), map[string]string{"v4": "10.77.0.2", "v6": "[fd77::2]"}},
+		{second, newTap(t, second, experiment), nil, map[string]string{"v4": "10.77.1.2", "v6": "[fd77:1::2]"}},
+	}
+	p1, err := b.peer.Netlink().LinkByName("p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links[1].to = newTap(t, testbed.End{Netns: b.peer, Index: p1.Attrs().Index}, experiment)
+	const layer = "OUTBOUND_MAC_FRAME_NATIVE"
+	for _, conditions := range []string{
+		"{INTERFACE: h0}", fmt.Sprintf("{INTERFACE_INDEX: %d}", b.hostEnd.Index),
+		"{INTERFACE_TYPE: ethernet}, {INTERFACE: h0}", "{NDIS_PORT: 0}, {COMPARTMENT_ID: 1}, {INTERFACE: h0}",
+	} {
+		t.Run(conditions, func(t *testing.T) {
+			b.apply(blocks(layer, conditions))
+			// lo has no frames
+			each(t, p, b.families()[0], []call{tcp(8080).onHost(hostFirst), udp(8080).onHost(onLoopback)}, passes)
+			for i, on := range links {
+				b.events()
+				text := "frame of " + on.end.Name
+				_, err := unix.Write(on.from.fd, frame(t, b.peerEnd.MAC, on.end.MAC, 0, text))
+				if i == 1 {
+					passes.want(t, err)
+					passes.want(t, on.to.receive(text, passes.limit))
+					b.wantHits(layer, "Permit the rest")
+					for _, f := range b.families() {
+						passes.want(t, p.UDPExchange(f.udp, at(on.peer[f.name], 8080), "hello"))
+						passes.want(t, p.Connect(f.tcp, at(on.peer[f.name], 8080)))
+					}
+					continue
+				}
+				failsWith(unix.ENOBUFS).want(t, err) // the sender is told
+				dropped.want(t, on.to.receive(text, dropped.limit))
+				e := b.wantBlock(layer, "Block it")
+				want := loader.Event{
+					Time: e.Time, Layer: layer, Action: "block", FilterID: e.FilterID, FilterName: "Block it", SubLayer: "UNIVERSAL",
+					Direction: "out", Interface: "h0",
+				}
+				if e != want {
+					t.Errorf("event %+v,\nwant  %+v", e, want)
+				}
+				b.wantHits(layer, "Block it")
+				for _, f := range b.families() {
+					dropped.want(t, p.UDPExchange(f.udp, at(on.peer[f.name], 8080), "hello", testbed.Options{Timeout: soon}))
+				}
+			}
+		})
+	}
+}
+
+// On the way out a frame is first made Ethernet, then handed to the miniport, on the way
+// in the other way round; what the first layer blocks the next one does not see.
+func TestFrameOrder(t *testing.T) {
+	b := newBed(t)
+	hostTap, peerTap := newTap(t, b.hostEnd, experiment), newTap(t, b.peerEnd, experiment)
+	b.openEngine(loader.Options{Target: b.target(), Permits: true})
+	const (
+		native, ethernet = "_MAC_FRAME_NATIVE", "_MAC_FRAME_ETHERNET"
+		text             = "in order"
+	)
+	for _, row := range []struct {
+		bound    string
+		from, to *tap
+		end      testbed.End
+		order    []string
+	}{
+		{"OUTBOUND", hostTap, peerTap, b.hostEnd, []string{ethernet, native}},
+		{"INBOUND", peerTap, hostTap, b.peerEnd, []string{native, ethernet}},
+	} {
+		t.Run(row.bound, func(t *testing.T) {
+			both := fmt.Sprintf("[%[1]s%[2]s, %[1]s%[3]s]", row.bound, native, ethernet)
+			// the native layer cannot tell frames apart: this link has no others for a moment
+			send := func(o outcome) (order []string) {
+				b.events()
+				_, err := unix.Write(row.from.fd, frame(t, mac("02:00:00:00:00:98"), mac("02:00:00:00:00:99"), 0, text))
+				if o.text == passes.text {
+					passes.want(t, err)
+				}
+				o.want(t, row.to.receive(text, o.limit))
+				for _, e := range b.events() {
+					order = append(order, strings.TrimPrefix(e.Layer, row.bound))
+				}
+				return order
+			}
+			// neighbours may speak meanwhile: then once more
+			var order []string
+			for range 5 {
+				b.apply("filters:\n" + rule("PERMIT", "Permit all", both, 0))
+				if order = send(passes); slices.Equal(order, row.order) {
+					break
+				}
+			}
+			if !slices.Equal(order, row.order) {
+				t.Errorf("layers %q, want %q", order, row.order)
+			}
+			first := row.bound + row.order[0]
+			b.apply("filters:\n" + rule("BLOCK", "Block all", first, 0) + rule("PERMIT", "Permit all", row.bound+row.order[1], 0))
+			if order = send(dropped); slices.Contains(order, row.order[1]) || !slices.Contains(order, row.order[0]) {
+				t.Errorf("layers %q, want %q alone", order, row.order[0])
+			}
+		})
+	}
+}
+
 // An XDP hook takes one program: where somebody else's is, an apply that needs
 // the hook fails, names it and changes nothing.
 func TestFrameOccupied(t *testing.T) {

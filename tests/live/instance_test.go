@@ -36,7 +36,7 @@ var everyLayer = "filters:\n" +
 	rule("BLOCK", "Block forwarded", "[IPFORWARD_V4, IPFORWARD_V6]", 0, "{SOURCE_INTERFACE_INDEX: 9999}") +
 	rule("BLOCK", "Block flows", "[ALE_FLOW_ESTABLISHED_V4, ALE_ENDPOINT_CLOSURE_V4, ALE_RESOURCE_RELEASE_V6]", 0, "{IP_LOCAL_PORT: 8084}") +
 	rule("BLOCK", "Block frames", "[INBOUND_MAC_FRAME_ETHERNET, OUTBOUND_MAC_FRAME_ETHERNET]", 0, "{ETHER_TYPE: 0x88b5}") +
-	rule("BLOCK", "Block native", "INBOUND_MAC_FRAME_NATIVE", 0, "{INTERFACE_INDEX: 9999}")
+	rule("BLOCK", "Block native", "[INBOUND_MAC_FRAME_NATIVE, OUTBOUND_MAC_FRAME_NATIVE]", 0, "{INTERFACE_INDEX: 9999}")
 
 // pins is the directory of the instance's pins, found by its hooks.
 func (b *bed) pins() string {
