@@ -23,6 +23,10 @@ enum wfp_layer_id {
 	WFP_INBOUND_TRANSPORT_V6 = 14,
 	WFP_OUTBOUND_TRANSPORT_V4 = 16,
 	WFP_OUTBOUND_TRANSPORT_V6 = 18,
+	WFP_INBOUND_ICMP_ERROR_V4 = 28,
+	WFP_INBOUND_ICMP_ERROR_V6 = 30,
+	WFP_OUTBOUND_ICMP_ERROR_V4 = 32,
+	WFP_OUTBOUND_ICMP_ERROR_V6 = 34,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
 	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
@@ -32,6 +36,8 @@ enum wfp_layer_id {
 	WFP_INBOUND_MAC_FRAME_ETHERNET = 56,
 	WFP_OUTBOUND_MAC_FRAME_ETHERNET = 57,
 	WFP_INBOUND_MAC_FRAME_NATIVE = 58,
+	WFP_STREAM_PACKET_V4 = 70,
+	WFP_STREAM_PACKET_V6 = 71,
 	WFP_LAYERS = 128, /* room for every kernel-mode id */
 };
 
@@ -64,7 +70,16 @@ enum wfp_slot {
 	WFP_SLOT_QUARANTINE_EPOCH = 17,
 	WFP_SLOT_APP = 18,  /* number of the executable in this generation */
 	WFP_SLOT_USER = 19, /* number of the token in this generation */
-	WFP_SLOTS = 20,
+	/* of the packet that an ICMP error quotes; where others have who they are of */
+	WFP_SLOT_EMBEDDED_LOCAL_PORT = 20,
+	WFP_SLOT_EMBEDDED_REMOTE_PORT = 21,
+	WFP_SLOT_EMBEDDED_REMOTE_ADDRESS = 22,
+	WFP_SLOTS = 23,
+
+	/* at layers without such a field of their own */
+	WFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE = WFP_SLOT_LOCAL_ADDRESS_TYPE,
+	WFP_SLOT_EMBEDDED_PROTOCOL = WFP_SLOT_PROTOCOL,
+	WFP_SLOT_PACKET_DIRECTION = WFP_SLOT_ORIGINAL_PROFILE,
 
 	WFP_SLOT_MAC_LOCAL = 0,
 	WFP_SLOT_MAC_REMOTE = 1,
@@ -85,7 +100,7 @@ enum wfp_slot {
 	WFP_SLOT_FORWARD_OUT_PROFILE = 16,
 };
 
-#define WFP_WORDS 16 /* of 64 bits; 13 hold all slots, the rest is for the search */
+#define WFP_WORDS 16 /* of 64 bits; 15 hold all slots, the rest is for the search */
 
 /* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
 enum wfp_flag {

@@ -13,6 +13,7 @@
 #include "hook_skb.h"
 #include "hook_netfilter.h"
 #include "hook_forward.h"
+#include "hook_above.h"
 #include "hook_iter.h"
 #include "hook_judge.h"
 
