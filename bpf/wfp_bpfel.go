@@ -233,6 +233,10 @@ const (
 	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6        WFPWfpLayerId = 14
 	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4       WFPWfpLayerId = 16
 	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6       WFPWfpLayerId = 18
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4       WFPWfpLayerId = 28
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 30
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4      WFPWfpLayerId = 32
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6      WFPWfpLayerId = 34
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4  WFPWfpLayerId = 36
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6  WFPWfpLayerId = 38
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4     WFPWfpLayerId = 44
@@ -242,6 +246,8 @@ const (
 	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 56
 	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET WFPWfpLayerId = 57
 	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_STREAM_PACKET_V4            WFPWfpLayerId = 70
+	WFPWfpLayerIdWFP_STREAM_PACKET_V6            WFPWfpLayerId = 71
 	WFPWfpLayerIdWFP_LAYERS                      WFPWfpLayerId = 128
 )
 
@@ -336,42 +342,48 @@ type WFPWfpRouteKey struct {
 type WFPWfpSlot uint32
 
 const (
-	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS            WFPWfpSlot = 0
-	WFPWfpSlotWFP_SLOT_REMOTE_ADDRESS           WFPWfpSlot = 1
-	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS_TYPE       WFPWfpSlot = 2
-	WFPWfpSlotWFP_SLOT_DESTINATION_ADDRESS_TYPE WFPWfpSlot = 3
-	WFPWfpSlotWFP_SLOT_PROTOCOL                 WFPWfpSlot = 4
-	WFPWfpSlotWFP_SLOT_LOCAL_PORT               WFPWfpSlot = 5
-	WFPWfpSlotWFP_SLOT_REMOTE_PORT              WFPWfpSlot = 6
-	WFPWfpSlotWFP_SLOT_FLAGS                    WFPWfpSlot = 7
-	WFPWfpSlotWFP_SLOT_PACKAGE                  WFPWfpSlot = 8
-	WFPWfpSlotWFP_SLOT_LOCAL_INTERFACE          WFPWfpSlot = 9
-	WFPWfpSlotWFP_SLOT_INTERFACE_INDEX          WFPWfpSlot = 10
-	WFPWfpSlotWFP_SLOT_INTERFACE_TYPE           WFPWfpSlot = 11
-	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE         WFPWfpSlot = 12
-	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_INDEX   WFPWfpSlot = 13
-	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_TYPE    WFPWfpSlot = 14
-	WFPWfpSlotWFP_SLOT_ORIGINAL_PROFILE         WFPWfpSlot = 15
-	WFPWfpSlotWFP_SLOT_CURRENT_PROFILE          WFPWfpSlot = 16
-	WFPWfpSlotWFP_SLOT_QUARANTINE_EPOCH         WFPWfpSlot = 17
-	WFPWfpSlotWFP_SLOT_APP                      WFPWfpSlot = 18
-	WFPWfpSlotWFP_SLOT_USER                     WFPWfpSlot = 19
-	WFPWfpSlotWFP_SLOTS                         WFPWfpSlot = 20
-	WFPWfpSlotWFP_SLOT_MAC_LOCAL                WFPWfpSlot = 0
-	WFPWfpSlotWFP_SLOT_MAC_REMOTE               WFPWfpSlot = 1
-	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE           WFPWfpSlot = 2
-	WFPWfpSlotWFP_SLOT_MAC_REMOTE_TYPE          WFPWfpSlot = 3
-	WFPWfpSlotWFP_SLOT_ETHER_TYPE               WFPWfpSlot = 5
-	WFPWfpSlotWFP_SLOT_VLAN_ID                  WFPWfpSlot = 6
-	WFPWfpSlotWFP_SLOT_INTERFACE_MAC            WFPWfpSlot = 17
-	WFPWfpSlotWFP_SLOT_FORWARD_SOURCE           WFPWfpSlot = 0
-	WFPWfpSlotWFP_SLOT_FORWARD_DESTINATION      WFPWfpSlot = 1
-	WFPWfpSlotWFP_SLOT_FORWARD_IN               WFPWfpSlot = 9
-	WFPWfpSlotWFP_SLOT_FORWARD_IN_INDEX         WFPWfpSlot = 10
-	WFPWfpSlotWFP_SLOT_FORWARD_OUT              WFPWfpSlot = 12
-	WFPWfpSlotWFP_SLOT_FORWARD_OUT_INDEX        WFPWfpSlot = 13
-	WFPWfpSlotWFP_SLOT_FORWARD_IN_PROFILE       WFPWfpSlot = 15
-	WFPWfpSlotWFP_SLOT_FORWARD_OUT_PROFILE      WFPWfpSlot = 16
+	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS               WFPWfpSlot = 0
+	WFPWfpSlotWFP_SLOT_REMOTE_ADDRESS              WFPWfpSlot = 1
+	WFPWfpSlotWFP_SLOT_LOCAL_ADDRESS_TYPE          WFPWfpSlot = 2
+	WFPWfpSlotWFP_SLOT_DESTINATION_ADDRESS_TYPE    WFPWfpSlot = 3
+	WFPWfpSlotWFP_SLOT_PROTOCOL                    WFPWfpSlot = 4
+	WFPWfpSlotWFP_SLOT_LOCAL_PORT                  WFPWfpSlot = 5
+	WFPWfpSlotWFP_SLOT_REMOTE_PORT                 WFPWfpSlot = 6
+	WFPWfpSlotWFP_SLOT_FLAGS                       WFPWfpSlot = 7
+	WFPWfpSlotWFP_SLOT_PACKAGE                     WFPWfpSlot = 8
+	WFPWfpSlotWFP_SLOT_LOCAL_INTERFACE             WFPWfpSlot = 9
+	WFPWfpSlotWFP_SLOT_INTERFACE_INDEX             WFPWfpSlot = 10
+	WFPWfpSlotWFP_SLOT_INTERFACE_TYPE              WFPWfpSlot = 11
+	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE            WFPWfpSlot = 12
+	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_INDEX      WFPWfpSlot = 13
+	WFPWfpSlotWFP_SLOT_PACKET_INTERFACE_TYPE       WFPWfpSlot = 14
+	WFPWfpSlotWFP_SLOT_ORIGINAL_PROFILE            WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_CURRENT_PROFILE             WFPWfpSlot = 16
+	WFPWfpSlotWFP_SLOT_QUARANTINE_EPOCH            WFPWfpSlot = 17
+	WFPWfpSlotWFP_SLOT_APP                         WFPWfpSlot = 18
+	WFPWfpSlotWFP_SLOT_USER                        WFPWfpSlot = 19
+	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_PORT         WFPWfpSlot = 20
+	WFPWfpSlotWFP_SLOT_EMBEDDED_REMOTE_PORT        WFPWfpSlot = 21
+	WFPWfpSlotWFP_SLOT_EMBEDDED_REMOTE_ADDRESS     WFPWfpSlot = 22
+	WFPWfpSlotWFP_SLOTS                            WFPWfpSlot = 23
+	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
+	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
+	WFPWfpSlotWFP_SLOT_PACKET_DIRECTION            WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_MAC_LOCAL                   WFPWfpSlot = 0
+	WFPWfpSlotWFP_SLOT_MAC_REMOTE                  WFPWfpSlot = 1
+	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE              WFPWfpSlot = 2
+	WFPWfpSlotWFP_SLOT_MAC_REMOTE_TYPE             WFPWfpSlot = 3
+	WFPWfpSlotWFP_SLOT_ETHER_TYPE                  WFPWfpSlot = 5
+	WFPWfpSlotWFP_SLOT_VLAN_ID                     WFPWfpSlot = 6
+	WFPWfpSlotWFP_SLOT_INTERFACE_MAC               WFPWfpSlot = 17
+	WFPWfpSlotWFP_SLOT_FORWARD_SOURCE              WFPWfpSlot = 0
+	WFPWfpSlotWFP_SLOT_FORWARD_DESTINATION         WFPWfpSlot = 1
+	WFPWfpSlotWFP_SLOT_FORWARD_IN                  WFPWfpSlot = 9
+	WFPWfpSlotWFP_SLOT_FORWARD_IN_INDEX            WFPWfpSlot = 10
+	WFPWfpSlotWFP_SLOT_FORWARD_OUT                 WFPWfpSlot = 12
+	WFPWfpSlotWFP_SLOT_FORWARD_OUT_INDEX           WFPWfpSlot = 13
+	WFPWfpSlotWFP_SLOT_FORWARD_IN_PROFILE          WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_FORWARD_OUT_PROFILE         WFPWfpSlot = 16
 )
 
 type WFPWfpSocket struct {
