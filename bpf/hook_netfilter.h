@@ -4,7 +4,8 @@
  * is looked up, so before ALE_AUTH_RECV_ACCEPT (packetflows.md 1, 2). LOCAL_OUT:
  * OUTBOUND_TRANSPORT, before the packet is fragmented. Every packet of every
  * protocol is judged, also what the kernel answers by itself. A blocked packet is
- * dropped; of its sender, a UDP socket is told so (EPERM).
+ * dropped; of its sender, a UDP socket is told so (EPERM). ICMP_ERROR and
+ * STREAM_PACKET lie above both (hook_above.h).
  *
  * The kernel reassembles IPv6 behind LOCAL_IN, unless connections are tracked.
  * There the first fragment stands for the datagram: it holds all headers (RFC
@@ -84,8 +85,9 @@ static __always_inline int read_transport(struct wfp_bytes p, int offset,
 	return 0;
 }
 
-/* The endpoints of a packet, whose layer is set. Returns 1, or 0 where it is a
- * fragment that another one stands for, or -1 where it cannot be read. */
+/* The endpoints of a packet, whose layer is set. Returns where what follows the IP
+ * headers begins, or 0 where it is a fragment that another one stands for, or -1 where
+ * it cannot be read. */
 __noinline int wfp_transport_tuple(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
 {
 	struct wfp_headers h = {};
@@ -127,7 +129,7 @@ __noinline int wfp_transport_tuple(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
 		t->local_port = port[1];
 		t->remote_port = port[0];
 	}
-	return 1;
+	return offset;
 }
 
 /* Classifies a packet. Returns a verdict. */
@@ -321,16 +323,13 @@ __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 fl
 	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
 }
 
-/* Judges a packet at the V4 layer or its V6 twin. */
-static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
+/* Judges a packet at a transport layer. */
+static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer, __u64 stamp)
 {
-	__u64 stamp = active_stamp(), verdict;
-	struct wfp_layer *l;
+	struct wfp_layer *l = find_layer(stamp_generation(stamp), layer);
 	__u32 flags = 0;
-	int action;
+	__u64 verdict;
 
-	layer |= ctx->state->pf == NFPROTO_IPV6 ? 2 : 0;
-	l = find_layer(stamp_generation(stamp), layer);
 	if (!l)
 		return NF_ACCEPT;
 	if (is_transport_out(layer) && WFP_USES(l, FLAGS) && from_raw_socket(ctx->skb))
@@ -338,7 +337,69 @@ static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
 	verdict = wfp_transport_find(ctx, layer, flags, stamp);
 	if (verdict < WFP_VERDICT_NOT_SOUGHT && passes_untold(stamp_generation(stamp), verdict))
 		return NF_ACCEPT;
-	action = wfp_transport_judge(ctx, layer, flags, stamp, verdict);
+	return wfp_transport_judge(ctx, layer, flags, stamp, verdict);
+}
+
+/* hook_above.h */
+int wfp_icmp_error(struct bpf_nf_ctx *ctx, __u32 transport, __u64 stamp);
+int wfp_stream_packet(struct bpf_nf_ctx *ctx, __u32 transport, __u64 stamp);
+
+/* The layers above a transport layer: that of ICMP errors and that of TCP packets. */
+static __always_inline __u32 icmp_error_layer(__u32 transport)
+{
+	return transport + (WFP_INBOUND_ICMP_ERROR_V4 - WFP_INBOUND_TRANSPORT_V4);
+}
+
+static __always_inline __u32 stream_packet_layer(__u32 transport)
+{
+	return is_v6(transport) ? WFP_STREAM_PACKET_V6 : WFP_STREAM_PACKET_V4;
+}
+
+_Static_assert(WFP_INBOUND_ICMP_ERROR_V6 - WFP_INBOUND_TRANSPORT_V6 == 16 &&
+		       WFP_OUTBOUND_ICMP_ERROR_V4 - WFP_OUTBOUND_TRANSPORT_V4 == 16 &&
+		       WFP_OUTBOUND_ICMP_ERROR_V6 - WFP_OUTBOUND_TRANSPORT_V6 == 16,
+	       "icmp_error_layer finds each");
+
+/* Whether a packet can be of a protocol, from what can be had without a call. */
+static __always_inline int may_be(struct bpf_nf_ctx *ctx, int v6, __u8 wanted)
+{
+	const __u8 *header = words_at(ctx->skb->data);
+	__u8 protocol;
+
+	if (ctx->skb->len - ctx->skb->data_len < (v6 ? 40 : 20))
+		return 1;
+	protocol = v6 ? header[6] : header[9];
+	return protocol == wanted || (v6 && is_extension(protocol));
+}
+
+/* Judges a packet at the layers above a transport layer. */
+static __always_inline int judge_above(struct bpf_nf_ctx *ctx, __u32 transport, __u64 stamp)
+{
+	__u32 generation = stamp_generation(stamp);
+	int v6 = is_v6(transport);
+
+	if (find_layer(generation, icmp_error_layer(transport)) &&
+	    may_be(ctx, v6, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) &&
+	    wfp_icmp_error(ctx, transport, stamp) != NF_ACCEPT)
+		return NF_DROP;
+	if (find_layer(generation, stream_packet_layer(transport)) && may_be(ctx, v6, IPPROTO_TCP))
+		return wfp_stream_packet(ctx, transport, stamp);
+	return NF_ACCEPT;
+}
+
+/* Judges a packet in WFP's order, at the transport layer given or its V6 twin: what
+ * comes in goes up, what goes out comes down (packetflows.md 3, 4). */
+static __always_inline int judge_local(struct bpf_nf_ctx *ctx, __u32 transport)
+{
+	int outbound = is_transport_out(transport), action;
+	__u64 stamp = active_stamp();
+
+	transport |= ctx->state->pf == NFPROTO_IPV6 ? 2 : 0;
+	action = outbound ? judge_above(ctx, transport, stamp) :
+			    judge_transport(ctx, transport, stamp);
+	if (action == NF_ACCEPT)
+		action = outbound ? judge_transport(ctx, transport, stamp) :
+				    judge_above(ctx, transport, stamp);
 	/* the verifier must see that it is one of these two */
 	asm volatile("" : "+r"(action));
 	return action == NF_ACCEPT ? NF_ACCEPT : NF_DROP;
@@ -347,11 +408,11 @@ static __always_inline int judge_transport(struct bpf_nf_ctx *ctx, __u32 layer)
 SEC("netfilter")
 int wfp_local_in(struct bpf_nf_ctx *ctx)
 {
-	return judge_transport(ctx, WFP_INBOUND_TRANSPORT_V4);
+	return judge_local(ctx, WFP_INBOUND_TRANSPORT_V4);
 }
 
 SEC("netfilter")
 int wfp_local_out(struct bpf_nf_ctx *ctx)
 {
-	return judge_transport(ctx, WFP_OUTBOUND_TRANSPORT_V4);
+	return judge_local(ctx, WFP_OUTBOUND_TRANSPORT_V4);
 }

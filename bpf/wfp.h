@@ -23,6 +23,10 @@ enum wfp_layer_id {
 	WFP_INBOUND_TRANSPORT_V6 = 14,
 	WFP_OUTBOUND_TRANSPORT_V4 = 16,
 	WFP_OUTBOUND_TRANSPORT_V6 = 18,
+	WFP_INBOUND_ICMP_ERROR_V4 = 28,
+	WFP_INBOUND_ICMP_ERROR_V6 = 30,
+	WFP_OUTBOUND_ICMP_ERROR_V4 = 32,
+	WFP_OUTBOUND_ICMP_ERROR_V6 = 34,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
 	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
@@ -39,6 +43,8 @@ enum wfp_layer_id {
 	WFP_ALE_RESOURCE_RELEASE_V6 = 63,
 	WFP_ALE_ENDPOINT_CLOSURE_V4 = 64,
 	WFP_ALE_ENDPOINT_CLOSURE_V6 = 65,
+	WFP_STREAM_PACKET_V4 = 70,
+	WFP_STREAM_PACKET_V6 = 71,
 	WFP_INGRESS_VSWITCH_ETHERNET = 72,
 	WFP_EGRESS_VSWITCH_ETHERNET = 73,
 	WFP_INGRESS_VSWITCH_TRANSPORT_V4 = 74, /* here V6 is the next one */
@@ -82,10 +88,16 @@ enum wfp_slot {
 	WFP_SLOT_SWITCH_NETWORK = 21, /* FWP_VSWITCH_NETWORK_TYPE */
 	WFP_SLOT_SOURCE_NIC = 22,     /* enum wfp_nic */
 	WFP_SLOT_DESTINATION_NIC = 23,
-	WFP_SLOTS = 24,
+	/* of the packet that an ICMP error quotes; where others have who they are of */
+	WFP_SLOT_EMBEDDED_LOCAL_PORT = 24,
+	WFP_SLOT_EMBEDDED_REMOTE_PORT = 25,
+	WFP_SLOT_EMBEDDED_REMOTE_ADDRESS = 26,
+	WFP_SLOTS = 27,
 
-	/* ALE_FLOW_ESTABLISHED has no profiles */
-	WFP_SLOT_DIRECTION = 15,
+	/* at layers without such a field of their own, or without profiles */
+	WFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE = WFP_SLOT_LOCAL_ADDRESS_TYPE,
+	WFP_SLOT_EMBEDDED_PROTOCOL = WFP_SLOT_PROTOCOL,
+	WFP_SLOT_DIRECTION = WFP_SLOT_ORIGINAL_PROFILE,
 
 	WFP_SLOT_MAC_LOCAL = 0,
 	WFP_SLOT_MAC_REMOTE = 1,
@@ -111,7 +123,7 @@ enum wfp_slot {
 	WFP_SLOT_DESTINATION_PORT_ID = 15,
 };
 
-#define WFP_WORDS 16 /* of 64 bits; 13 hold all slots, the rest is for the search */
+#define WFP_WORDS 16 /* of 64 bits; 15 hold all slots, the rest is for the search */
 
 /* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
 enum wfp_flag {

@@ -16,6 +16,7 @@
 #include "hook_netfilter.h"
 #include "hook_forward.h"
 #include "hook_vswitch.h"
+#include "hook_above.h"
 #include "hook_iter.h"
 #include "hook_judge.h"
 

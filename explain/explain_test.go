@@ -130,15 +130,21 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 		want string
 	}{
 		{"TCP out", Tuple{Outbound: true, Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
-			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE ALE_FLOW_ESTABLISHED_V4"},
+			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 STREAM_PACKET_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE ALE_FLOW_ESTABLISHED_V4"},
 		{"TCP in", Tuple{Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2")},
-			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 STREAM_PACKET_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
 		{"UDP over IPv6 out", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53")},
 			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 ALE_FLOW_ESTABLISHED_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"mapped addresses are IPv4", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[::ffff:192.0.2.2]:53")},
 			"ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_CONNECT_V4 ALE_FLOW_ESTABLISHED_V4 OUTBOUND_TRANSPORT_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"loopback has no frames", Tuple{Protocol: 6, Local: addrPort("127.0.0.1:1"), Remote: addrPort("127.0.0.1:2")},
-			"INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
+			"INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 STREAM_PACKET_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
+		{"an ICMP error in", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:3"), Remote: addrPort("192.0.2.2:3")},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 INBOUND_ICMP_ERROR_V4"},
+		{"an ICMP error out", Tuple{Outbound: true, Protocol: 58, Local: addrPort("[2001:db8::1]:1"), Remote: addrPort("[2001:db8::2]:4")},
+			"OUTBOUND_ICMP_ERROR_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
+		{"a type that is an error of ICMPv6 alone", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:2"), Remote: addrPort("192.0.2.2:0")},
+			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4"},
 		{"forwarded", Tuple{Forwarded: true, Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("198.51.100.2:2")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 IPFORWARD_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"forwarded over IPv6", Tuple{Forwarded: true, Protocol: 17, Local: addrPort("[2001:db8::1]:1"), Remote: addrPort("[2001:db8:1::2]:2")},
@@ -165,6 +171,8 @@ func TestFieldsOfATuple(t *testing.T) {
 	out.Outbound, out.Link = true, eth1
 	loop := Tuple{Protocol: 17, Local: addrPort("127.0.0.1:53"), Remote: addrPort("127.0.0.1:40000")}
 	ping := Tuple{Protocol: 1, Local: addrPort("192.0.2.1:8"), Remote: addrPort("192.0.2.2:0"), Link: eth1}
+	unreachable := ping
+	unreachable.Local, unreachable.Remote = addrPort("192.0.2.1:3"), addrPort("192.0.2.2:1")
 	pinging := ping
 	pinging.Outbound = true
 	someICMP, gre := ping, ping
@@ -225,6 +233,12 @@ func TestFieldsOfATuple(t *testing.T) {
 		{"the type of ICMP", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", ping, "8"},
 		{"the code of ICMP", "INBOUND_TRANSPORT_V4", "IP_REMOTE_PORT", ping, "0"},
 		{"the type of ICMP on the way out", "OUTBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", pinging, "8"},
+		{"the type of an ICMP error", "INBOUND_ICMP_ERROR_V4", "IP_LOCAL_PORT", unreachable, "3"},
+		{"the code of an ICMP error", "INBOUND_ICMP_ERROR_V4", "IP_REMOTE_PORT", unreachable, "1"},
+		{"what an ICMP error quotes is not known", "INBOUND_ICMP_ERROR_V4", "EMBEDDED_PROTOCOL", unreachable, "EMPTY"},
+		{"the profile of an ICMP error's link", "INBOUND_ICMP_ERROR_V4", "ARRIVAL_INTERFACE_PROFILE_ID", unreachable, "1"},
+		{"the direction of a TCP packet in", "STREAM_PACKET_V4", "DIRECTION", in, "1"},
+		{"the direction of a TCP packet out", "STREAM_PACKET_V4", "DIRECTION", out, "0"},
 		{"a type that is not given", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", someICMP, "EMPTY"},
 		{"a protocol without ports", "INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT", gre, "EMPTY"},
 		{"a flow that comes in", "ALE_FLOW_ESTABLISHED_V4", "DIRECTION", in, "1"},

@@ -113,8 +113,9 @@ type step struct {
 	family   bool // the layer has one
 	ale      bool // judged once a flow; every other layer sees each packet
 	flow     bool // judges what ALE has authorised
-	datagram bool // not TCP
-	tcp      bool
+	datagram bool // not TCP, nor an ICMP error
+	tcp      bool // TCP alone
+	errors   bool // ICMP errors alone, which ALE does not see
 	frame    bool // MAC frames, which loopback traffic is not
 	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
 	forward  bool // sees forwarded traffic only
@@ -144,6 +145,8 @@ var steps = []step{
 	{layer: "INBOUND_MAC_FRAME_ETHERNET", frame: true, link: true},
 	{layer: "INBOUND_IPPACKET", family: true, link: true},
 	{layer: "INBOUND_TRANSPORT", family: true},
+	{layer: "INBOUND_ICMP_ERROR", family: true, errors: true},
+	{layer: "STREAM_PACKET", family: true, tcp: true}, // behind ALE_AUTH_RECV_ACCEPT in Windows
 	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true},
 	{layer: "ALE_FLOW_ESTABLISHED", family: true, ale: true, flow: true},
 	{layer: "DATAGRAM_DATA", family: true, datagram: true},
@@ -154,6 +157,8 @@ var steps = []step{
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
 	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
+	{layer: "OUTBOUND_ICMP_ERROR", outbound: true, family: true, errors: true},
+	{layer: "STREAM_PACKET", outbound: true, family: true, tcp: true},
 	{layer: "OUTBOUND_TRANSPORT", outbound: true, family: true},
 	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true, link: true},
@@ -171,7 +176,8 @@ func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
 	}
 	l := layermap.ByName(name)
 	switch {
-	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP, s.tcp && t.Protocol != protocolTCP:
+	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP,
+		s.tcp && t.Protocol != protocolTCP, s.errors && !t.icmpError(), (s.ale || s.datagram) && t.icmpError():
 		return nil
 	case windows:
 		return l
@@ -228,6 +234,7 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 	t.addresses(k)
 	t.interfaces(k, p, l.Family)
 	k["FLAGS"] = filter.U32(t.flags(s, p))
+	k["DIRECTION"] = filter.U32(map[bool]uint32{true: directionOutbound, false: directionInbound}[t.Outbound])
 	if s.forward {
 		t.forwarded(k, p)
 		return k
@@ -337,6 +344,19 @@ func (t *Tuple) icmp() bool {
 	return t.Protocol == protocolICMP
 }
 
+// icmpError reports whether the message is an ICMP error: one of those of RFC 1122,
+// 3.2.2, or of the lower half of ICMPv6's types. A type that is not given is none.
+func (t *Tuple) icmpError() bool {
+	local, _ := t.ports()
+	switch {
+	case !t.icmp() || local.IsEmpty():
+		return false
+	case t.v6():
+		return local.Num < 128
+	}
+	return slices.Contains([]uint64{3, 4, 5, 11, 12}, local.Num)
+}
+
 func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 	var flags uint32
 	switch {
@@ -379,7 +399,8 @@ var interfaceKeys = []string{
 	"IP_LOCAL_INTERFACE", "INTERFACE_INDEX", "INTERFACE_TYPE",
 	"IP_ARRIVAL_INTERFACE", "ARRIVAL_INTERFACE_INDEX", "ARRIVAL_INTERFACE_TYPE",
 	"IP_NEXTHOP_INTERFACE", "NEXTHOP_INTERFACE_INDEX", "NEXTHOP_INTERFACE_TYPE",
-	"LOCAL_INTERFACE_PROFILE_ID", "ORIGINAL_PROFILE_ID", "CURRENT_PROFILE_ID", "INTERFACE_QUARANTINE_EPOCH",
+	"LOCAL_INTERFACE_PROFILE_ID", "ORIGINAL_PROFILE_ID", "CURRENT_PROFILE_ID",
+	"ARRIVAL_INTERFACE_PROFILE_ID", "NEXTHOP_INTERFACE_PROFILE_ID", "INTERFACE_QUARANTINE_EPOCH",
 }
 
 // interfaces fills in the link's fields. Arrival and next hop are the same
@@ -396,7 +417,8 @@ func (t *Tuple) interfaces(k map[string]filter.Value, p *policy.Policy, family l
 	}
 	luid, index, kind, profile := filter.U64(facts.LUID), unlessZero(link.Index), unlessZero(link.Type), filter.U32(facts.Profile)
 	for i, v := range []filter.Value{
-		luid, index, kind, luid, index, kind, luid, index, kind, profile, profile, profile, filter.U64(epoch),
+		luid, index, kind, luid, index, kind, luid, index, kind,
+		profile, profile, profile, profile, profile, filter.U64(epoch),
 	} {
 		k[interfaceKeys[i]] = v
 	}
@@ -469,7 +491,7 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 	if t.Forwarded {
 		return out // past the ALE layers, and no layer asks for ports
 	}
-	if !windows && !t.ale() && len(out) > 0 {
+	if !windows && !t.ale() && !t.icmpError() && len(out) > 0 {
 		out[0].Notes = append(out[0].Notes, fmt.Sprintf("the ALE layers do not judge protocol %d here yet, only TCP and UDP", t.Protocol))
 	}
 	if local, _ := t.ports(); t.icmp() && local.IsEmpty() && len(out) > 0 {

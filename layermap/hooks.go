@@ -136,18 +136,21 @@ var hooks = map[string]Hook{
 	"INBOUND_TRANSPORT_FAST":     noHook("no fields and no static filters in Windows either"),
 	"OUTBOUND_TRANSPORT_FAST":    noHook("no fields and no static filters in Windows either"),
 	"INBOUND_ICMP_ERROR": {
-		Name: "netfilter LOCAL_IN (below 6.4 cgroup ingress)", Program: "netfilter", Fidelity: Exact,
-		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+		Name: "netfilter LOCAL_IN", Program: "netfilter", Fidelity: Exact,
+		Differs:   "after INBOUND_TRANSPORT, as all else that arrives; Windows does not say whether errors pass it",
+		MinKernel: netfilterKernel, Live: true,
 	},
 	"INBOUND_ICMP_ERROR_DISCARD": discardHook("received ICMP errors"),
 	"OUTBOUND_ICMP_ERROR": {
-		Name: "netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "netfilter", Fidelity: Exact,
-		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact,
+		Differs:   "sees errors that a raw socket sends, too",
+		MinKernel: netfilterKernel, Live: true,
 	},
 	"OUTBOUND_ICMP_ERROR_DISCARD": discardHook("sent ICMP errors"),
 	"STREAM_PACKET": {
-		Name: "netfilter LOCAL_IN and LOCAL_OUT (below 6.4 cgroup ingress and egress)", Program: "netfilter", Fidelity: Exact,
-		Differs: "below 6.4 close: only packets that have a socket", MinKernel: baseKernel,
+		Name: "netfilter LOCAL_IN and LOCAL_OUT", Program: "netfilter", Fidelity: Close,
+		Differs:   "a packet that comes in is seen before ALE_AUTH_RECV_ACCEPT, not behind it; packets of no connection are seen, too: to closed ports, and the answers",
+		MinKernel: netfilterKernel, Live: true,
 	},
 
 	// Data

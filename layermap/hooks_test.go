@@ -63,6 +63,8 @@ func TestLiveLayers(t *testing.T) {
 		InboundIPPacketV4, InboundIPPacketV6, OutboundIPPacketV4, OutboundIPPacketV6,
 		IPForwardV4, IPForwardV6,
 		InboundTransportV4, InboundTransportV6, OutboundTransportV4, OutboundTransportV6,
+		InboundICMPErrorV4, InboundICMPErrorV6, OutboundICMPErrorV4, OutboundICMPErrorV6,
+		StreamPacketV4, StreamPacketV6,
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
 		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative, OutboundMACFrameNative,

@@ -50,8 +50,13 @@ const (
 	SlotQuarantineEpoch      Slot = 17
 	SlotApp                  Slot = 18
 	SlotUser                 Slot = 19
+	SlotEmbeddedLocalPort    Slot = 24
+	SlotEmbeddedRemotePort   Slot = 25
+	SlotEmbeddedRemote       Slot = 26
 
-	SlotDirection Slot = 15 // at ALE_FLOW_ESTABLISHED, which has no profiles
+	SlotEmbeddedLocalType = SlotLocalAddressType
+	SlotEmbeddedProtocol  = SlotProtocol
+	SlotDirection         = SlotOriginalProfile // at layers without profiles
 
 	SlotMACLocal      Slot = 0
 	SlotMACRemote     Slot = 1
@@ -82,8 +87,9 @@ const (
 // lowest bit in it. An IPv6 address takes that word and the next.
 type Place struct{ Word, Shift uint8 }
 
-// places mirrors slot_word and slot_shift (bpf/classify.h), and what hook_vswitch.h says
-// of its slots. The names of links, which these have, take two words, as IPv6 addresses do.
+// places mirrors slot_word and slot_shift (bpf/classify.h), and what hook_vswitch.h and
+// put_quote (bpf/hook_above.h) say of theirs. The names of links, which those of the
+// virtual switch have, take two words, as IPv6 addresses do.
 var places = [...]Place{
 	SlotLocalAddress: {0, 0}, SlotRemoteAddress: {2, 0},
 	SlotLocalAddressType: {4, 0}, SlotDestinationType: {4, 8}, SlotProtocol: {4, 16},
@@ -94,6 +100,7 @@ var places = [...]Place{
 	SlotOriginalProfile: {10, 0}, SlotCurrentProfile: {10, 32}, SlotQuarantineEpoch: {11, 0},
 	SlotApp: {12, 0}, SlotUser: {12, 32},
 	SlotSwitchVLAN: {12, 0}, SlotSwitchNetwork: {12, 16}, SlotSourceInterfaceType: {12, 24}, SlotDestinationIfType: {12, 32},
+	SlotEmbeddedLocalPort: {12, 0}, SlotEmbeddedRemotePort: {12, 16}, SlotEmbeddedRemote: {13, 0},
 }
 
 // Place returns where the slot stands.
@@ -131,6 +138,7 @@ func refused(why string) Source             { return Source{Kind: Refused, From:
 const (
 	fromLink   = "the link table, by the interface of the traffic"
 	fromPacket = "the packet"
+	fromQuote  = "the packet that the error quotes"
 	whyTunnel  = "Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"
 	whyIPsec   = "needs IPsec authentication"
 	whyStacked = "of links that lie on others (VLANs, bridges, bonds, VRFs) Linux does not say which one below carries a forwarded packet"
@@ -281,12 +289,34 @@ var (
 		"IP_LOCAL_ADDRESS":   filled(SlotLocalAddress, "the socket when it is released; empty where it is any"),
 		"IP_LOCAL_INTERFACE": filled(SlotLocalInterface, "the interface that has the local address (LUID)"),
 	}
+	sourcesAtErrorIn = errorSources(map[string]Source{
+		"EMBEDDED_PROTOCOL":           filled(SlotEmbeddedProtocol, fromQuote),
+		"EMBEDDED_REMOTE_ADDRESS":     filled(SlotEmbeddedRemote, fromQuote+": its destination"),
+		"EMBEDDED_LOCAL_ADDRESS_TYPE": filled(SlotEmbeddedLocalType, fromQuote+": its source, and the routes (NL_ADDRESS_TYPE)"),
+		"EMBEDDED_LOCAL_PORT":         filled(SlotEmbeddedLocalPort, fromQuote+": its source port; empty for protocols without ports, ICMP among them"),
+		"EMBEDDED_REMOTE_PORT":        filled(SlotEmbeddedRemotePort, fromQuote+": its destination port; empty for protocols without ports, ICMP among them"),
+
+		"IP_ARRIVAL_INTERFACE":         filled(SlotPacketInterface, "the interface that the error came in by (LUID)"),
+		"ARRIVAL_INTERFACE_INDEX":      filled(SlotPacketInterfaceIndex, "the interface that the error came in by"),
+		"ARRIVAL_INTERFACE_TYPE":       filled(SlotPacketInterfaceType, "the interface that the error came in by (IANA ifType)"),
+		"ARRIVAL_INTERFACE_PROFILE_ID": filled(SlotCurrentProfile, fromLink+" (zone)"),
+	})
+	sourcesAtErrorOut = errorSources(map[string]Source{
+		"NEXTHOP_INTERFACE_PROFILE_ID": filled(SlotCurrentProfile, fromLink+" (zone)"),
+	})
+	sourcesAtStreamPacket = map[string]Source{
+		"FLAGS":     flags(0x1, "the packet: IS_LOOPBACK"),
+		"DIRECTION": {Kind: Filled, Slot: SlotDirection, From: "the hook: that of the packet", Only: []uint64{0, 1}},
+	}
 	sourcesAt = map[LayerID]map[string]Source{
 		InboundIPPacketV4: sourcesAtPacketIn, InboundIPPacketV6: sourcesAtPacketIn,
 		OutboundIPPacketV4: sourcesAtPacketOut, OutboundIPPacketV6: sourcesAtPacketOut,
 		IPForwardV4: sourcesAtForward, IPForwardV6: sourcesAtForward,
 		InboundTransportV4: sourcesAtTransportIn, InboundTransportV6: sourcesAtTransportIn,
 		OutboundTransportV4: sourcesAtTransportOut, OutboundTransportV6: sourcesAtTransportOut,
+		InboundICMPErrorV4: sourcesAtErrorIn, InboundICMPErrorV6: sourcesAtErrorIn,
+		OutboundICMPErrorV4: sourcesAtErrorOut, OutboundICMPErrorV6: sourcesAtErrorOut,
+		StreamPacketV4: sourcesAtStreamPacket, StreamPacketV6: sourcesAtStreamPacket,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
@@ -362,6 +392,17 @@ func transportSources(flags Source) map[string]Source {
 
 		"IPSEC_SECURITY_REALM_ID": never(whyIPsec),
 	}
+}
+
+// errorSources are those of a layer of ICMP errors, and what it has besides.
+func errorSources(more map[string]Source) map[string]Source {
+	s := map[string]Source{
+		"FLAGS":          flags(0x1, "the packet: IS_LOOPBACK"),
+		"IP_LOCAL_PORT":  filled(SlotLocalPort, "the error's type"),
+		"IP_REMOTE_PORT": filled(SlotRemotePort, "the error's code"),
+	}
+	maps.Copy(s, more)
+	return s
 }
 
 // Source says where the value of a field comes from at this layer. For a layer

@@ -93,12 +93,16 @@ var hooks = []hook{
 	{"vswitch_egress", "wfp_vswitch_egress", onPort, ebpf.AttachTCXEgress, []layermap.LayerID{
 		layermap.EgressVSwitchEthernet, layermap.EgressVSwitchTransportV4, layermap.EgressVSwitchTransportV6}},
 	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
-	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV4}},
-	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{layermap.InboundTransportV6}},
+	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.InboundTransportV4, layermap.InboundICMPErrorV4, layermap.StreamPacketV4}},
+	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6}},
 	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
-	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{layermap.OutboundTransportV4}},
-	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{layermap.OutboundTransportV6}},
+	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4}},
+	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
 }
 
 // frameLayers never see loopback.

@@ -152,7 +152,7 @@ func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRang
 		return true, fmt.Errorf("%w: %d filters at %v, at most %d; put addresses that share an action in a set, or values of a field in one filter", ErrLimit, len(list), l.ID, MaxFiltersPerLayer)
 	}
 	fields := testedFields(l, list, apart)
-	if apart && len(fields) > bpf.MaxFields {
+	if apart && (len(fields) > bpf.MaxFields || wide(fields) > bpf.MaxWide) {
 		return false, nil
 	}
 	if len(fields) > bpf.MaxFields {
@@ -195,6 +195,17 @@ func (t *tables) layLayer(l *layermap.Layer, list []compiled, ephemeral portRang
 	t.layers[l.ID] = layer
 	t.laid[l.ID] = newLaidLayer(layer, list, search.idle)
 	return true, nil
+}
+
+// wide counts the fields that have no levels, or may have none.
+func wide(fields []*tested) int {
+	n := 0
+	for _, f := range fields {
+		if widths[f.field.DataType] > 4 {
+			n++
+		}
+	}
+	return n
 }
 
 // fits is ErrLimit where a table has outgrown the maps.

@@ -101,7 +101,7 @@ func TestReportText(t *testing.T) {
 // Filters of one rule share a row, and no list is longer than what is read.
 func TestReportTextRows(t *testing.T) {
 	var fs []testFilter
-	for _, layer := range []string{"FWPM_LAYER_INBOUND_ICMP_ERROR_V4", "FWPM_LAYER_INBOUND_ICMP_ERROR_V6"} {
+	for _, layer := range []string{"FWPM_LAYER_STREAM_V4", "FWPM_LAYER_INBOUND_ICMP_ERROR_V6"} {
 		for range 2 {
 			fs = append(fs, testFilter{layer: layer, action: "FWP_ACTION_BLOCK"})
 		}
@@ -115,7 +115,7 @@ func TestReportTextRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"\n  1-4  One rule  INBOUND_ICMP_ERROR_V4, _V6  layer does not run yet\n",
+		"\n  1-4  One rule  STREAM_V4, _V6  layer does not run yet\n",
 		"\n  14  Filter 14  ALE_AUTH_RECV_ACCEPT_V4  app \\device\\",
 		"\n  and 4 more (--json lists all)\n18 filters: 0 enforced, 14 unmatchable, 4 refused\n",
 	} {

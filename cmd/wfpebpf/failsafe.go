@@ -24,8 +24,10 @@ type failsafe struct {
 	from     netip.Prefix // not valid: from anywhere
 }
 
+const protocolTCP = 6
+
 // failsafeProtocols are the protocols that have ports and that ALE judges.
-var failsafeProtocols = map[string]uint8{"tcp": 6, "udp": 17}
+var failsafeProtocols = map[string]uint8{"tcp": protocolTCP, "udp": 17}
 
 // parseFailsafe reads PROTOCOL/PORT[@CIDR].
 func parseFailsafe(text string) (failsafe, error) {
@@ -94,8 +96,8 @@ func addFailsafes(p *policy.Policy, safes []failsafe) error {
 // filters are the hard permits of a failsafe. Binds are let through for both
 // families, because a socket of IPv6 serves IPv4 as well. The IPPACKET layers
 // have no ports, so that they are opened for a peer only, with all its packets.
-// The transport layers are opened where the policy has filters at them: others
-// are not hooked.
+// The transport layers and STREAM_PACKET, which is of TCP alone, are opened where
+// the policy has filters at them: others are not hooked.
 func (s failsafe) filters(policy *filter.Store) []*filter.Filter {
 	service := []filter.Condition{
 		{Field: "IP_PROTOCOL", Value: filter.U8(s.protocol)}, {Field: "IP_LOCAL_PORT", Value: filter.U16(s.port)},
@@ -135,6 +137,9 @@ func (s failsafe) filters(policy *filter.Store) []*filter.Filter {
 				add(layer, neighbours...)
 			}
 		}
+		if s.protocol == protocolTCP && len(policy.Layer(family.stream)) > 0 {
+			add(family.stream, slices.Concat(service[1:], peer)...)
+		}
 	}
 	return out
 }
@@ -145,16 +150,19 @@ var failsafeFamilies = []struct {
 	v6                 bool
 	accept             layermap.LayerID
 	packets, transport [2]layermap.LayerID // in, out
+	stream             layermap.LayerID
 }{
 	{
 		false, layermap.ALEAuthRecvAcceptV4,
 		[2]layermap.LayerID{layermap.InboundIPPacketV4, layermap.OutboundIPPacketV4},
 		[2]layermap.LayerID{layermap.InboundTransportV4, layermap.OutboundTransportV4},
+		layermap.StreamPacketV4,
 	},
 	{
 		true, layermap.ALEAuthRecvAcceptV6,
 		[2]layermap.LayerID{layermap.InboundIPPacketV6, layermap.OutboundIPPacketV6},
 		[2]layermap.LayerID{layermap.InboundTransportV6, layermap.OutboundTransportV6},
+		layermap.StreamPacketV6,
 	},
 }
 

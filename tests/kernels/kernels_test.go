@@ -28,7 +28,10 @@ var liveTests = []string{
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
-var netfilterTests = []string{"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment"}
+var netfilterTests = []string{
+	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
+	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
+}
 
 var kernels = []vm.Kernel{vm.Kernel61, vm.Kernel612}
 
