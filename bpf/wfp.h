@@ -29,6 +29,8 @@ enum wfp_layer_id {
 	WFP_OUTBOUND_ICMP_ERROR_V6 = 34,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
+	WFP_ALE_AUTH_LISTEN_V4 = 40,
+	WFP_ALE_AUTH_LISTEN_V6 = 42,
 	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
 	WFP_ALE_AUTH_RECV_ACCEPT_V6 = 46,
 	WFP_ALE_AUTH_CONNECT_V4 = 48,
@@ -549,6 +551,7 @@ enum wfp_socket_state {
 	WFP_SOCKET_OLD = 0x80,      /* older than the engine: was it accepted? */
 	WFP_SOCKET_RELEASED = 0x100, /* closed by its program; TCP has not ended yet */
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
+	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
 };
 
 /* An authorised flow of a socket without connections (UDP). */

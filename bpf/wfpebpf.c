@@ -13,6 +13,7 @@
 #include "hook_skb.h"
 #include "hook_flow.h"
 #include "hook_end.h"
+#include "hook_listen.h"
 #include "hook_netfilter.h"
 #include "hook_forward.h"
 #include "hook_vswitch.h"

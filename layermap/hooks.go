@@ -182,8 +182,10 @@ var hooks = map[string]Hook{
 		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Exact, MinKernel: baseKernel,
 	},
 	"ALE_AUTH_LISTEN": {
-		Name: "LSM socket_listen (where LSM programs are refused: sock_ops TCP_LISTEN_CB)", Program: "lsm, sock_ops", Fidelity: Exact,
-		Differs: "without LSM programs close: the listener stays but gets no SYN", MinKernel: baseKernel,
+		Name: "LSM socket_listen; sock_ops TCP_LISTEN_CB where LSM programs are refused, and for what listen() binds", Program: "lsm, sock_ops, cgroup_skb", Fidelity: Exact,
+		Differs: "a socket that listen() itself binds is judged once its port is picked, and without LSM programs every one is: " +
+			"close then, listen() succeeds, and a blocked listener gets no connections; sockets that listen on both families are IPv6",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_LISTEN_DISCARD": aleDiscardHook("listens"),
 	"ALE_CONNECT_REDIRECT": {

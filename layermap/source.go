@@ -277,6 +277,13 @@ var (
 	direction = Source{
 		Kind: Filled, Slot: SlotDirection, From: "who sent the first packet (FWP_DIRECTION)", Only: []uint64{0, 1},
 	}
+	sourcesAtListen = map[string]Source{
+		"FLAGS":              constant(0, "the layer sets none but on reclassification, which Linux has no use for"),
+		"IP_LOCAL_ADDRESS":   filled(SlotLocalAddress, "the socket; empty where it is any"),
+		"IP_LOCAL_PORT":      filled(SlotLocalPort, "the socket"),
+		"IP_LOCAL_INTERFACE": filled(SlotLocalInterface, "the interface that has the local address (LUID)"),
+		"INTERFACE_TYPE":     filled(SlotInterfaceType, "the interface that has the local address (IANA ifType)"),
+	}
 	sourcesAtClosure = map[string]Source{
 		"FLAGS":             constant(0, "the layer sets none in Windows either"),
 		"IP_REMOTE_ADDRESS": filled(SlotRemoteAddress, "the socket's peer; empty without one"),
@@ -318,6 +325,7 @@ var (
 		OutboundICMPErrorV4: sourcesAtErrorOut, OutboundICMPErrorV6: sourcesAtErrorOut,
 		StreamPacketV4: sourcesAtStreamPacket, StreamPacketV6: sourcesAtStreamPacket,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
+		ALEAuthListenV4: sourcesAtListen, ALEAuthListenV6: sourcesAtListen,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
 		ALEFlowEstablishedV4: sourcesAtFlow, ALEFlowEstablishedV6: sourcesAtFlow,
