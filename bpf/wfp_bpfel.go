@@ -241,6 +241,8 @@ const (
 	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 34
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4           WFPWfpLayerId = 40
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6           WFPWfpLayerId = 42
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
 	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
@@ -487,6 +489,7 @@ const (
 	WFPMapHits                = "hits"
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
+	WFPMapListening           = "listening"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
@@ -513,9 +516,11 @@ const (
 	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
 	WFPProgWfpSockCreate      = "wfp_sock_create"
 	WFPProgWfpSockFlow        = "wfp_sock_flow"
+	WFPProgWfpSockListen      = "wfp_sock_listen"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
 	WFPProgWfpSockRelease     = "wfp_sock_release"
 	WFPProgWfpSockState       = "wfp_sock_state"
+	WFPProgWfpSocketListen    = "wfp_socket_listen"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
@@ -612,9 +617,11 @@ type WFPProgramSpecs struct {
 	WfpSkbIngress     *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.ProgramSpec `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
 	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.ProgramSpec `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.ProgramSpec `ebpf:"wfp_vswitch_egress"`
@@ -642,6 +649,7 @@ type WFPMapSpecs struct {
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
+	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
@@ -719,6 +727,7 @@ type WFPMaps struct {
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
+	Listening   *ebpf.Map `ebpf:"listening"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
@@ -745,6 +754,7 @@ func (m *WFPMaps) Close() error {
 		m.Hits,
 		m.Layers,
 		m.Links,
+		m.Listening,
 		m.MptcpOwners,
 		m.Principals,
 		m.Routes,
@@ -811,9 +821,11 @@ type WFPPrograms struct {
 	WfpSkbIngress     *ebpf.Program `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.Program `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
 	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.Program `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.Program `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.Program `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.Program `ebpf:"wfp_vswitch_egress"`
@@ -843,9 +855,11 @@ func (p *WFPPrograms) Close() error {
 		p.WfpSkbIngress,
 		p.WfpSockCreate,
 		p.WfpSockFlow,
+		p.WfpSockListen,
 		p.WfpSockOps,
 		p.WfpSockRelease,
 		p.WfpSockState,
+		p.WfpSocketListen,
 		p.WfpTcEgress,
 		p.WfpTcIngress,
 		p.WfpVswitchEgress,
