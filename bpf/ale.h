@@ -148,6 +148,9 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
 	if (is_established(t->layer))
 		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
+	if (is_assignment(t->layer) && WFP_USES(l, PROMISCUOUS_MODE))
+		put(v, WFP_SLOT_PROMISCUOUS_MODE,
+		    t->known & WFP_KNOWN_PROMISCUOUS ? WFP_SIO_RCVALL | t->remote_port : 0);
 	if (WFP_USES_INTERFACE(l))
 		put_ale_interface(v, t);
 	if (l->used & (1U << WFP_SLOT_APP | 1U << WFP_SLOT_USER | 1U << WFP_SLOT_PACKAGE))

@@ -9,6 +9,7 @@
 #include "hook_tc.h"
 #include "hook_sock.h"
 #include "hook_sock_addr.h"
+#include "hook_sockopt.h"
 #include "hook_sock_ops.h"
 #include "hook_skb.h"
 #include "hook_flow.h"
