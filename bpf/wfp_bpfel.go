@@ -408,6 +408,7 @@ const (
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
 	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
 	WFPWfpSlotWFP_SLOT_DIRECTION                   WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_PROMISCUOUS_MODE            WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                   WFPWfpSlot = 0
 	WFPWfpSlotWFP_SLOT_MAC_REMOTE                  WFPWfpSlot = 1
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE              WFPWfpSlot = 2
@@ -512,6 +513,7 @@ const (
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
+	WFPProgWfpSetsockopt      = "wfp_setsockopt"
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
 	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
 	WFPProgWfpSockCreate      = "wfp_sock_create"
@@ -613,6 +615,7 @@ type WFPProgramSpecs struct {
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
@@ -817,6 +820,7 @@ type WFPPrograms struct {
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.Program `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.Program `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
@@ -851,6 +855,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpPostBind6,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
+		p.WfpSetsockopt,
 		p.WfpSkbEgress,
 		p.WfpSkbIngress,
 		p.WfpSockCreate,
