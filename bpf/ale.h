@@ -34,6 +34,13 @@ static __always_inline int is_assignment(__u32 layer)
 	return (layer & ~2U) == WFP_ALE_RESOURCE_ASSIGNMENT_V4;
 }
 
+/* RESOURCE_ASSIGNMENT, AUTH_LISTEN: of a socket without a peer */
+static __always_inline int is_of_address(__u32 layer)
+{
+	return layer - WFP_ALE_RESOURCE_ASSIGNMENT_V4 <=
+	       WFP_ALE_AUTH_LISTEN_V6 - WFP_ALE_RESOURCE_ASSIGNMENT_V4;
+}
+
 static __always_inline int is_connect(__u32 layer)
 {
 	return (layer & ~2U) == WFP_ALE_AUTH_CONNECT_V4;
@@ -62,7 +69,7 @@ static __always_inline int is_end(__u32 layer)
 /* Whether the layer has remote fields, and the socket a peer. */
 static __always_inline int has_remote(const struct wfp_tuple *t)
 {
-	return is_end(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_assignment(t->layer);
+	return is_end(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_of_address(t->layer);
 }
 
 static __always_inline int is_transport_out(__u32 layer)
@@ -99,7 +106,7 @@ static __always_inline __u32 ale_flags(const struct wfp_tuple *t, struct wfp_soc
 	__u32 tables = tables_of(t->generation), flags = t->flags;
 	void *table;
 
-	if (is_assignment(t->layer) || is_end(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
+	if (is_of_address(t->layer) || is_end(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
 		return flags;
 	flags |= WFP_FLAG_IS_LOOPBACK;
 	if (!is_authorisation(t->layer))
@@ -141,6 +148,9 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
 	if (is_established(t->layer))
 		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
+	if (is_assignment(t->layer) && WFP_USES(l, PROMISCUOUS_MODE))
+		put(v, WFP_SLOT_PROMISCUOUS_MODE,
+		    t->known & WFP_KNOWN_PROMISCUOUS ? WFP_SIO_RCVALL | t->remote_port : 0);
 	if (WFP_USES_INTERFACE(l))
 		put_ale_interface(v, t);
 	if (l->used & (1U << WFP_SLOT_APP | 1U << WFP_SLOT_USER | 1U << WFP_SLOT_PACKAGE))

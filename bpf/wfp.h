@@ -29,6 +29,8 @@ enum wfp_layer_id {
 	WFP_OUTBOUND_ICMP_ERROR_V6 = 34,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
+	WFP_ALE_AUTH_LISTEN_V4 = 40,
+	WFP_ALE_AUTH_LISTEN_V6 = 42,
 	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
 	WFP_ALE_AUTH_RECV_ACCEPT_V6 = 46,
 	WFP_ALE_AUTH_CONNECT_V4 = 48,
@@ -98,6 +100,7 @@ enum wfp_slot {
 	WFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE = WFP_SLOT_LOCAL_ADDRESS_TYPE,
 	WFP_SLOT_EMBEDDED_PROTOCOL = WFP_SLOT_PROTOCOL,
 	WFP_SLOT_DIRECTION = WFP_SLOT_ORIGINAL_PROFILE,
+	WFP_SLOT_PROMISCUOUS_MODE = WFP_SLOT_ORIGINAL_PROFILE,
 
 	WFP_SLOT_MAC_LOCAL = 0,
 	WFP_SLOT_MAC_REMOTE = 1,
@@ -136,6 +139,9 @@ enum wfp_flag {
 	WFP_FLAG_IS_APPCONTAINER_LOOPBACK = 0x400000,
 	WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK = 0x800000,
 };
+
+/* What is common to SIO_RCVALL (1) and SIO_RCVALL_MCAST (2); mstcpip.h. */
+#define WFP_SIO_RCVALL 0x98000000U
 
 /* FWP_ACTION_TYPE values that a verdict can hold. */
 enum wfp_action {
@@ -510,6 +516,8 @@ enum wfp_known {
 	WFP_KNOWN_LOCAL_PORT = 0x2,
 	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
+	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
+	WFP_KNOWN_PROMISCUOUS = 0x80,
 };
 
 /* The configuration of this instance; constant between attach and detach. */
@@ -549,6 +557,7 @@ enum wfp_socket_state {
 	WFP_SOCKET_OLD = 0x80,      /* older than the engine: was it accepted? */
 	WFP_SOCKET_RELEASED = 0x100, /* closed by its program; TCP has not ended yet */
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
+	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
 };
 
 /* An authorised flow of a socket without connections (UDP). */

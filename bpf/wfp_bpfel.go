@@ -241,6 +241,8 @@ const (
 	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 34
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
 	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4           WFPWfpLayerId = 40
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6           WFPWfpLayerId = 42
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
 	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
 	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
@@ -406,6 +408,7 @@ const (
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
 	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
 	WFPWfpSlotWFP_SLOT_DIRECTION                   WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_PROMISCUOUS_MODE            WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                   WFPWfpSlot = 0
 	WFPWfpSlotWFP_SLOT_MAC_REMOTE                  WFPWfpSlot = 1
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE              WFPWfpSlot = 2
@@ -487,6 +490,7 @@ const (
 	WFPMapHits                = "hits"
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
+	WFPMapListening           = "listening"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
@@ -509,13 +513,16 @@ const (
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
+	WFPProgWfpSetsockopt      = "wfp_setsockopt"
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
 	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
 	WFPProgWfpSockCreate      = "wfp_sock_create"
 	WFPProgWfpSockFlow        = "wfp_sock_flow"
+	WFPProgWfpSockListen      = "wfp_sock_listen"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
 	WFPProgWfpSockRelease     = "wfp_sock_release"
 	WFPProgWfpSockState       = "wfp_sock_state"
+	WFPProgWfpSocketListen    = "wfp_socket_listen"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
@@ -608,13 +615,16 @@ type WFPProgramSpecs struct {
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.ProgramSpec `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
 	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.ProgramSpec `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.ProgramSpec `ebpf:"wfp_vswitch_egress"`
@@ -642,6 +652,7 @@ type WFPMapSpecs struct {
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
+	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
@@ -719,6 +730,7 @@ type WFPMaps struct {
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
+	Listening   *ebpf.Map `ebpf:"listening"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
@@ -745,6 +757,7 @@ func (m *WFPMaps) Close() error {
 		m.Hits,
 		m.Layers,
 		m.Links,
+		m.Listening,
 		m.MptcpOwners,
 		m.Principals,
 		m.Routes,
@@ -807,13 +820,16 @@ type WFPPrograms struct {
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.Program `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.Program `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.Program `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
 	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.Program `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.Program `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.Program `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.Program `ebpf:"wfp_vswitch_egress"`
@@ -839,13 +855,16 @@ func (p *WFPPrograms) Close() error {
 		p.WfpPostBind6,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
+		p.WfpSetsockopt,
 		p.WfpSkbEgress,
 		p.WfpSkbIngress,
 		p.WfpSockCreate,
 		p.WfpSockFlow,
+		p.WfpSockListen,
 		p.WfpSockOps,
 		p.WfpSockRelease,
 		p.WfpSockState,
+		p.WfpSocketListen,
 		p.WfpTcEgress,
 		p.WfpTcIngress,
 		p.WfpVswitchEgress,

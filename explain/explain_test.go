@@ -154,6 +154,9 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 			"INGRESS_VSWITCH_ETHERNET INGRESS_VSWITCH_TRANSPORT_V4 INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 STREAM_PACKET_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
 		{"out by a port of a bridge", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53"), Link: br0, Port: veth3},
 			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 ALE_FLOW_ESTABLISHED_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE EGRESS_VSWITCH_ETHERNET EGRESS_VSWITCH_TRANSPORT_V6"},
+		{"a listener", Tuple{Listening: true, Protocol: 6, Local: addrPort("0.0.0.0:80")}, "ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_LISTEN_V4"},
+		{"a listener on both families", Tuple{Listening: true, Protocol: 6, Local: addrPort("[::]:80")}, "ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_LISTEN_V6"},
+		{"a bound UDP socket", Tuple{Listening: true, Protocol: 17, Local: addrPort("192.0.2.1:53")}, "ALE_RESOURCE_ASSIGNMENT_V4"},
 		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4"},
 	} {
@@ -203,11 +206,30 @@ func TestFieldsOfATuple(t *testing.T) {
 	bridging.Outbound = true
 	elsewhere := bridged
 	elsewhere.Link, elsewhere.Port = Link{Name: "br7"}, Link{Name: "veth7"}
+	listener := Tuple{Listening: true, Protocol: 6, Local: addrPort("192.0.2.1:80"), Link: Link{Name: "eth2", Index: 4, Type: 6}}
+	picked, anywhere, toItself := listener, listener, listener
+	picked.Local, anywhere.Local, toItself.Local = addrPort("192.0.2.1:0"), addrPort("0.0.0.0:80"), addrPort("127.0.0.2:80")
+	anywhere.Link, toItself.Link = Link{}, Link{}
 	for _, tc := range []struct {
 		name, layer, field string
 		t                  Tuple
 		want               string
 	}{
+		{"a listener's port", "ALE_AUTH_LISTEN_V4", "IP_LOCAL_PORT", listener, "80"},
+		{"its address", "ALE_AUTH_LISTEN_V4", "IP_LOCAL_ADDRESS", listener, "192.0.2.1"},
+		{"the type of its address", "ALE_AUTH_LISTEN_V4", "IP_LOCAL_ADDRESS_TYPE", listener, "1"},
+		{"the profile of where its address is", "ALE_AUTH_LISTEN_V4", "LOCAL_INTERFACE_PROFILE_ID", listener, "2"},
+		{"a listener has no flags", "ALE_AUTH_LISTEN_V4", "FLAGS", anywhere, "0x0"},
+		{"a listener at any address", "ALE_AUTH_LISTEN_V4", "IP_LOCAL_ADDRESS", anywhere, "EMPTY"},
+		{"has no type of address", "ALE_AUTH_LISTEN_V4", "IP_LOCAL_ADDRESS_TYPE", anywhere, "0"},
+		{"and no interface", "ALE_AUTH_LISTEN_V4", "INTERFACE_TYPE", anywhere, "EMPTY"},
+		{"a listener on loopback", "ALE_AUTH_LISTEN_V4", "INTERFACE_TYPE", toItself, "24"},
+		{"the address of a bind by a call", "ALE_RESOURCE_ASSIGNMENT_V4", "IP_LOCAL_ADDRESS", listener, "192.0.2.1"},
+		{"its interface", "ALE_RESOURCE_ASSIGNMENT_V4", "INTERFACE_TYPE", listener, "6"},
+		{"a bind that names all is no wildcard", "ALE_RESOURCE_ASSIGNMENT_V4", "FLAGS", listener, "0x0"},
+		{"one that leaves the port open is", "ALE_RESOURCE_ASSIGNMENT_V4", "FLAGS", picked, "0x8"},
+		{"one to any address is", "ALE_RESOURCE_ASSIGNMENT_V4", "FLAGS", anywhere, "0x8"},
+		{"a port that is to be picked", "ALE_RESOURCE_ASSIGNMENT_V4", "IP_LOCAL_PORT", picked, "EMPTY"},
 		{"the source of what is forwarded", "IPFORWARD_V4", "IP_SOURCE_ADDRESS", through, "198.51.100.2"},
 		{"its destination", "IPFORWARD_V4", "IP_DESTINATION_ADDRESS", through, "192.0.2.1"},
 		{"the type of its destination", "IPFORWARD_V4", "IP_DESTINATION_ADDRESS_TYPE", through, "1"},

@@ -19,10 +19,12 @@ import (
 // Tuple is traffic: the first packet of a connection, or a datagram to or from
 // a new peer. What is not known is left zero. Of a packet that the host passes on
 // Remote is the source and Local the destination; it comes in by Link and goes on by
-// OutLink.
+// OutLink. Of a socket that a call binds, and then listens if it is TCP, only Local is
+// known, and Link is the one that has that address.
 type Tuple struct {
 	Outbound  bool
 	Forwarded bool
+	Listening bool
 	Protocol  uint8
 	Local     netip.AddrPort
 	Remote    netip.AddrPort
@@ -95,7 +97,7 @@ func (t *Tuple) ofHost() bool {
 // link is the link that the traffic goes over: loopback traffic has one even
 // where none is named.
 func (t *Tuple) link() Link {
-	if t.Link.Name == "" && t.loopback() {
+	if t.Link.Name == "" && (t.loopback() || t.Listening && t.Local.Addr().Unmap().IsLoopback()) {
 		return Link{Name: loopbackName, Index: 1, Type: ifTypeLoop}
 	}
 	return t.Link
@@ -124,10 +126,14 @@ type step struct {
 	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
 	forward  bool // sees forwarded traffic only
 	vswitch  bool // of the ports of bridges
+	listen   bool // judges a socket that is bound by a call, or listens
 }
 
 // sees reports whether traffic of this kind comes to the layer.
 func (s *step) sees(t *Tuple) bool {
+	if t.Listening || s.listen {
+		return t.Listening && s.listen
+	}
 	if t.Forwarded || s.forward {
 		return t.Forwarded && (s.forward || s.link)
 	}
@@ -172,6 +178,10 @@ var steps = []step{
 	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true, link: true},
 	{layer: "EGRESS_VSWITCH_ETHERNET", outbound: true, vswitch: true, link: true},
 	{layer: "EGRESS_VSWITCH_TRANSPORT", outbound: true, family: true, vswitch: true, link: true},
+
+	{layer: "ALE_RESOURCE_ASSIGNMENT", family: true, ale: true, listen: true},
+	{layer: "ALE_AUTH_LISTEN", family: true, ale: true, listen: true, tcp: true},
+
 	// when the SYN has been answered
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, tcp: true},
 }
@@ -263,8 +273,11 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 		}
 	}
 	k["ALE_APP_ID"], k["ALE_USER_ID"], k["ALE_PACKAGE_ID"] = t.App, t.User, t.pkg(p)
-	if s.layer == "ALE_RESOURCE_ASSIGNMENT" {
-		// An implicit bind is of no address, and so of no interface.
+	if t.Listening && !t.Local.Addr().IsUnspecified() {
+		return k
+	}
+	if s.layer == "ALE_RESOURCE_ASSIGNMENT" || t.Listening {
+		// A bind to any address, as an implicit one is, is of no interface.
 		k["IP_LOCAL_ADDRESS"], k["IP_LOCAL_ADDRESS_TYPE"] = filter.Value{}, filter.U8(addressUnspecified)
 		for _, key := range interfaceKeys {
 			delete(k, key)
@@ -381,6 +394,8 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 			flags |= flagInboundPassThru
 		}
 		return flags
+	case t.Listening && !t.Local.Addr().IsUnspecified() && t.Local.Port() != 0:
+		return 0
 	case s.layer == "ALE_RESOURCE_ASSIGNMENT":
 		return flagWildcardBind
 	case t.loopback():

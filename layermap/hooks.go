@@ -168,7 +168,9 @@ var hooks = map[string]Hook{
 	// Application layer enforcement
 	"ALE_RESOURCE_ASSIGNMENT": {
 		Name: "cgroup bind, post_bind, sock_create; implicit binds at connect, sendmsg and listen", Program: "cgroup_sock_addr, cgroup_sock, sock_ops, cgroup_sockopt", Fidelity: Exact,
-		Differs:   "raw sockets are judged when made, not when bound; ping sockets are not judged",
+		Differs: "raw sockets are judged when made, not when bound; ping sockets are not judged; " +
+			"promiscuous mode is asked for by packet sockets, which see their host's frames without it and are not judged as such; " +
+			"a packet socket is of both families and has neither address nor protocol; what 32-bit programs ask for on a 64-bit kernel is not seen, nor a link made promiscuous by its administrator",
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_RESOURCE_ASSIGNMENT_DISCARD": aleDiscardHook("assignments"),
@@ -182,8 +184,10 @@ var hooks = map[string]Hook{
 		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Exact, MinKernel: baseKernel,
 	},
 	"ALE_AUTH_LISTEN": {
-		Name: "LSM socket_listen (where LSM programs are refused: sock_ops TCP_LISTEN_CB)", Program: "lsm, sock_ops", Fidelity: Exact,
-		Differs: "without LSM programs close: the listener stays but gets no SYN", MinKernel: baseKernel,
+		Name: "LSM socket_listen; sock_ops TCP_LISTEN_CB where LSM programs are refused, and for what listen() binds", Program: "lsm, sock_ops, cgroup_skb", Fidelity: Exact,
+		Differs: "a socket that listen() itself binds is judged once its port is picked, and without LSM programs every one is: " +
+			"close then, listen() succeeds, and a blocked listener gets no connections; sockets that listen on both families are IPv6",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_LISTEN_DISCARD": aleDiscardHook("listens"),
 	"ALE_CONNECT_REDIRECT": {

@@ -66,6 +66,7 @@ func TestLiveLayers(t *testing.T) {
 		InboundICMPErrorV4, InboundICMPErrorV6, OutboundICMPErrorV4, OutboundICMPErrorV6,
 		StreamPacketV4, StreamPacketV6,
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
+		ALEAuthListenV4, ALEAuthListenV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
 		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative, OutboundMACFrameNative,
 		IngressVSwitchEthernet, EgressVSwitchEthernet, IngressVSwitchTransportV4, IngressVSwitchTransportV6,

@@ -32,6 +32,7 @@ const (
 	onForward
 	onLocalOut
 	onTracing // a tracepoint, which sees every namespace and cgroup
+	onLSM     // likewise; where the kernel calls no program of ours the layer does without
 )
 
 // onLink reports whether there is an attachment of the hook at each link.
@@ -54,20 +55,25 @@ type hook struct {
 var (
 	assignment = []layermap.LayerID{layermap.ALEResourceAssignmentV4, layermap.ALEResourceAssignmentV6}
 	connect    = []layermap.LayerID{layermap.ALEAuthConnectV4, layermap.ALEAuthConnectV6}
+	listen     = []layermap.LayerID{layermap.ALEAuthListenV4, layermap.ALEAuthListenV6}
 	accept     = []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6}
 	flow       = []layermap.LayerID{layermap.ALEFlowEstablishedV4, layermap.ALEFlowEstablishedV6}
 	closure    = []layermap.LayerID{layermap.ALEEndpointClosureV4, layermap.ALEEndpointClosureV6}
 	endings    = slices.Concat(closure, []layermap.LayerID{layermap.ALEResourceReleaseV4, layermap.ALEResourceReleaseV6})
 	outgoing   = slices.Concat(assignment, connect)
 	packets    = slices.Concat(assignment, connect, accept, flow)
-	ale        = slices.Concat(packets, endings)
+	listeners  = slices.Concat(assignment, accept, listen)
+	ale        = slices.Concat(packets, listen, endings)
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
 // first.
 var hooks = []hook{
 	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, ale},
-	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(assignment, accept, flow, endings)},
+	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(listeners, flow, endings)},
+	// behind the bind, which sock_ops judges
+	{"sock_listen", "wfp_sock_listen", onCgroup, ebpf.AttachCGroupSockOps, listen},
+	{"socket_listen", "wfp_socket_listen", onLSM, ebpf.AttachLSMMac, listen},
 	{"sock_flow", "wfp_sock_flow", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(flow, endings)},
 	{"sock_release", "wfp_sock_release", onCgroup, ebpf.AttachCgroupInetSockRelease, endings},
 	{"sock_state", "wfp_sock_state", onTracing, ebpf.AttachTraceRawTp, endings},
@@ -75,13 +81,14 @@ var hooks = []hook{
 	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, assignment},
 	{"post_bind4", "wfp_post_bind4", onCgroup, ebpf.AttachCGroupInet4PostBind, assignment},
 	{"post_bind6", "wfp_post_bind6", onCgroup, ebpf.AttachCGroupInet6PostBind, assignment},
+	{"setsockopt", "wfp_setsockopt", onCgroup, ebpf.AttachCGroupSetsockopt, assignment},
 	{"connect4", "wfp_connect4", onCgroup, ebpf.AttachCGroupInet4Connect, outgoing},
 	{"connect6", "wfp_connect6", onCgroup, ebpf.AttachCGroupInet6Connect, outgoing},
 	{"sendmsg4", "wfp_sendmsg4", onCgroup, ebpf.AttachCGroupUDP4Sendmsg, outgoing},
 	{"sendmsg6", "wfp_sendmsg6", onCgroup, ebpf.AttachCGroupUDP6Sendmsg, outgoing},
 	// a datagram opens a flow that answers pass on, whichever way it goes
 	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, packets},
-	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, packets},
+	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, slices.Concat(packets, listen)},
 	{"flow_egress", "wfp_flow_egress", onCgroup, ebpf.AttachCGroupInetEgress, flow},
 	{"flow_ingress", "wfp_flow_ingress", onCgroup, ebpf.AttachCGroupInetIngress, flow},
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
@@ -135,7 +142,7 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 	for i := range hooks {
 		h := &hooks[i]
 		if !h.kind.onLink() {
-			if h.needed(layers, false) {
+			if h.needed(layers, false) && (h.kind != onLSM || refusedLSM() == nil) {
 				list = append(list, spot{hook: h})
 			}
 			continue
@@ -174,6 +181,8 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = attachNetfilter(s.hook, prog)
 		case onTracing:
 			l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: s.hook.attach})
+		case onLSM:
+			l, err = link.AttachLSM(link.LSMOptions{Program: prog})
 		}
 		return err
 	})
@@ -338,7 +347,7 @@ func (e *Engine) holds(s spot) bool {
 		// a namespace lives as long as it has such a link
 		x := info.Netfilter()
 		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]
-	case onTracing:
+	case onTracing, onLSM:
 		return info.Type == link.TracingType || info.Type == link.RawTracepointType
 	}
 	x := info.TCX()

@@ -77,8 +77,13 @@ func probe() []LayerStatus {
 }
 
 func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
+	note := ""
 	for _, h := range hooks {
 		if !slices.Contains(h.layers, id) {
+			continue
+		}
+		if err := refusedLSM(); err != nil && h.kind == onLSM {
+			note = fmt.Sprintf("by sock_ops: no LSM program here (%v); listen() succeeds, and a blocked listener gets no connections", err)
 			continue
 		}
 		if err := refused[h.program]; err != nil {
@@ -88,13 +93,19 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 			return true, "by clsact: no tcx here (6.6)"
 		}
 	}
-	return true, ""
+	return true, note
 }
 
 // probePrograms loads all programs at once, and one by one where that fails,
 // to name what does not load. What loads is then tried out further.
 func probePrograms(spec *ebpf.CollectionSpec) (map[string]error, error) {
 	refused := map[string]error{}
+	spec = spec.Copy()
+	for _, h := range hooks {
+		if h.kind == onLSM && refusedLSM() != nil {
+			delete(spec.Programs, h.program) // its layers do without
+		}
+	}
 	coll, err := ebpf.NewCollection(spec.Copy())
 	if err != nil {
 		able := spec.Copy()

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/user"
@@ -25,7 +26,7 @@ import (
 type question struct {
 	target                                     loader.Target
 	mapFile                                    string
-	layer, in, out, forward, from, to          string
+	layer, in, out, forward, listen, from, to  string
 	program, user, unit, iface, outIface, port string
 	live, windows, json                        bool
 }
@@ -33,7 +34,7 @@ type question struct {
 func explainCommand() *cobra.Command {
 	var q question
 	cmd := &cobra.Command{
-		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out|--forward} PROTO --from A:P --to A:P}",
+		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out|--forward} PROTO --from A:P --to A:P | --listen PROTO --to A:P}",
 		Short: "Say what a policy does with traffic, and why",
 		Long: `Says what a policy does with traffic: the verdict, the filter whose action became
 final, what each sublayer came to, and which further fields would change it. It
@@ -48,6 +49,8 @@ the fields of the link stay EMPTY, except for loopback traffic. Of ICMP the port
 the local address is the type, and that of the remote one the code. With --forward it
 is a packet that the host passes on: it comes in by --iface and goes on by --out-iface.
 Where --iface is a bridge, --port says by which of its ports the traffic crosses it.
+With --listen it is a socket that is bound to an address, 0.0.0.0 and [::] for any, and,
+if it is TCP, begins to listen.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -57,6 +60,7 @@ beside it are compared with what is in force.`,
 		Example: `  wfpebpf explain policy.yaml --out tcp --from 10.0.0.2:50000 --to 10.0.0.1:445
   wfpebpf explain wfpstate.xml --map map.yaml --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:3389 --iface eth0
   wfpebpf explain policy.yaml --forward udp --from 192.0.2.9 --to 198.51.100.1 --iface eth0 --out-iface eth1
+  wfpebpf explain policy.yaml --listen tcp --to 0.0.0.0:23 --program /usr/sbin/in.telnetd
   wfpebpf explain policy.yaml --layer ALE_AUTH_CONNECT_V4 IP_REMOTE_PORT=445 IP_PROTOCOL=tcp
   wfpebpf explain --live --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:22 --json`,
 		Args: cobra.ArbitraryArgs,
@@ -67,6 +71,7 @@ beside it are compared with what is in force.`,
 	f.StringVar(&q.in, "in", "", "judge inbound traffic of this protocol (tcp, udp, icmp, icmpv6, a number)")
 	f.StringVar(&q.out, "out", "", "judge outbound traffic of this protocol")
 	f.StringVar(&q.forward, "forward", "", "judge traffic of this protocol that the host passes on")
+	f.StringVar(&q.listen, "listen", "", "judge a socket of this protocol, tcp or udp, that is bound and listens")
 	f.StringVar(&q.from, "from", "", "source address and port")
 	f.StringVar(&q.to, "to", "", "destination address and port")
 	f.StringVar(&q.program, "program", "", "path of the executable that has the socket")
@@ -80,14 +85,15 @@ beside it are compared with what is in force.`,
 	mapFlag(cmd, &q.mapFile)
 	targetFlags(cmd, &q.target)
 	jsonFlag(cmd, &q.json)
-	cmd.MarkFlagsOneRequired("layer", "in", "out", "forward")
-	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out", "forward")
+	cmd.MarkFlagsOneRequired("layer", "in", "out", "forward", "listen")
+	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out", "forward", "listen")
+	cmd.MarkFlagsMutuallyExclusive("listen", "from")
 	cmd.MarkFlagsMutuallyExclusive("live", "as-windows")
 	complete(cmd, "layer", completeLayers)
 	complete(cmd, "iface", completeLinks)
 	complete(cmd, "out-iface", completeLinks)
 	complete(cmd, "port", completeLinks)
-	for _, flag := range []string{"in", "out", "forward"} {
+	for _, flag := range []string{"in", "out", "forward", "listen"} {
 		complete(cmd, flag, func(*cobra.Command) []string { return []string{"tcp", "udp"} })
 	}
 	cmd.ValidArgsFunction = completeFields
@@ -258,10 +264,10 @@ func compare(engine *loader.Engine, answers []explain.Answer) error {
 // tuple reads the flags that describe a connection.
 func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
 	t := &explain.Tuple{
-		Outbound: q.out != "", Forwarded: q.forward != "", Unit: q.unit,
+		Outbound: q.out != "", Forwarded: q.forward != "", Listening: q.listen != "", Unit: q.unit,
 		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface}, Port: explain.Link{Name: q.port},
 	}
-	name := q.in + q.out + q.forward
+	name := q.in + q.out + q.forward + q.listen
 	connect := layermap.ByID(layermap.ALEAuthConnectV4)
 	field := func(key string, texts ...string) (filter.Value, error) {
 		var assignments []string
@@ -292,6 +298,10 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		t.Local, t.Remote = from, to
 	}
 	switch a, b := t.Local.Addr().Unmap(), t.Remote.Addr().Unmap(); {
+	case t.Listening && !a.IsValid():
+		return nil, errors.New("--to is needed: the address that the socket is bound to")
+	case t.Listening && !slices.Contains(slices.Collect(maps.Values(failsafeProtocols)), t.Protocol):
+		return nil, errors.New("--listen is for tcp and udp; what is judged of other sockets, --layer ALE_RESOURCE_ASSIGNMENT_V4 and _V6 answer")
 	case !a.IsValid() && !b.IsValid():
 		return nil, errors.New("--from and --to are needed")
 	case a.IsValid() && b.IsValid() && a.Is4() != b.Is4():
@@ -321,6 +331,9 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		}
 		if q.outIface != "" {
 			t.OutLink = named(q.outIface, links)
+		}
+		if t.Listening && q.iface == "" {
+			t.Link = owning(t.Local.Addr(), netip.Addr{}, links)
 		}
 		t.FromHost, t.ToHost = hasAddress(links, t.Remote.Addr()), hasAddress(links, t.Local.Addr())
 	}

@@ -148,3 +148,39 @@ func TestFailsafeWherePoliciesAsk(t *testing.T) {
 		})
 	}
 }
+
+// A service that starts again must be able to listen, on either family.
+func TestFailsafeListens(t *testing.T) {
+	for _, tc := range []struct {
+		failsafe, local string
+		blocked         bool
+	}{
+		{"", "0.0.0.0:22", true},
+		{"tcp/22", "0.0.0.0:22", false},
+		{"tcp/22", "[::]:22", false},
+		{"tcp/22@192.0.2.0/24", "[::]:22", false},
+		{"tcp/22", "0.0.0.0:23", true},
+		{"udp/22", "0.0.0.0:22", true},
+	} {
+		t.Run(tc.failsafe+" "+tc.local, func(t *testing.T) {
+			p, err := policy.LoadReader("policy", strings.NewReader(
+				"wfpebpf: 1\nfilters: [{name: Block all, layer: [ALE_AUTH_LISTEN_V4, ALE_AUTH_LISTEN_V6], action: BLOCK, weight: 15, flags: [CLEAR_ACTION_RIGHT]}]\n"), policy.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.failsafe != "" {
+				f, err := parseFailsafe(tc.failsafe)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := addFailsafes(p, []failsafe{f}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f, layer := wouldBlock(p, explain.Tuple{Listening: true, Protocol: 6, Local: netip.MustParseAddrPort(tc.local)}, func(string) bool { return false })
+			if (f != nil) != tc.blocked {
+				t.Errorf("blocked by %v at %v, want a block: %t", f, layer, tc.blocked)
+			}
+		})
+	}
+}
