@@ -105,6 +105,15 @@ var hooks = []hook{
 		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
 }
 
+// carries reports whether the layer is judged at the hook: a discard layer is where its
+// layer blocks. It is no reason to attach that, since only a filter blocks there.
+func (h *hook) carries(id layermap.LayerID) bool {
+	if of := layermap.ByID(id).DiscardOf(); of != nil && slices.Contains(h.layers, of.ID) {
+		return true
+	}
+	return slices.Contains(h.layers, id)
+}
+
 // frameLayers never see loopback.
 var frameLayers = []layermap.LayerID{layermap.InboundMACFrameEthernet, layermap.OutboundMACFrameEthernet, layermap.InboundMACFrameNative, layermap.OutboundMACFrameNative}
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -78,7 +77,7 @@ func probe() []LayerStatus {
 
 func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 	for _, h := range hooks {
-		if !slices.Contains(h.layers, id) {
+		if !h.carries(id) {
 			continue
 		}
 		if err := refused[h.program]; err != nil {
