@@ -101,25 +101,43 @@ type WFPWfpCut struct {
 	Branch uint32
 }
 
+type WFPWfpDiscardModule uint32
+
+const (
+	WFPWfpDiscardModuleWFP_DISCARD_NETWORK   WFPWfpDiscardModule = 0
+	WFPWfpDiscardModuleWFP_DISCARD_TRANSPORT WFPWfpDiscardModule = 1
+	WFPWfpDiscardModuleWFP_DISCARD_GENERAL   WFPWfpDiscardModule = 2
+)
+
+type WFPWfpDiscardReason uint32
+
+const (
+	WFPWfpDiscardReasonWFP_DISCARD_FIREWALL_POLICY WFPWfpDiscardReason = 0
+)
+
 type WFPWfpEvent struct {
-	_          structs.HostLayout
-	Time       uint64
-	FilterId   uint64
-	Inode      uint64
-	Local      [2]uint64
-	Remote     [2]uint64
-	Layer      uint32
-	Action     uint32
-	Dev        uint32
-	Pid        uint32
-	Uid        uint32
-	Ifindex    uint32
-	LocalPort  uint16
-	RemotePort uint16
-	Protocol   uint8
-	Outbound   uint8
-	Pad        [2]uint8
-	Flow       uint64
+	_             structs.HostLayout
+	Time          uint64
+	FilterId      uint64
+	Inode         uint64
+	Local         [2]uint64
+	Remote        [2]uint64
+	Layer         uint32
+	Action        uint32
+	Dev           uint32
+	Pid           uint32
+	Uid           uint32
+	Ifindex       uint32
+	LocalPort     uint16
+	RemotePort    uint16
+	Protocol      uint8
+	Outbound      uint8
+	DiscardModule uint8
+	Pad           uint8
+	Flow          uint64
+	DiscardFilter uint64
+	DiscardReason uint32
+	PadReason     uint32
 }
 
 type WFPWfpField struct {
@@ -225,45 +243,67 @@ const (
 type WFPWfpLayerId uint32
 
 const (
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4          WFPWfpLayerId = 0
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6          WFPWfpLayerId = 2
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4         WFPWfpLayerId = 4
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6         WFPWfpLayerId = 6
-	WFPWfpLayerIdWFP_IPFORWARD_V4                 WFPWfpLayerId = 8
-	WFPWfpLayerIdWFP_IPFORWARD_V6                 WFPWfpLayerId = 10
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4         WFPWfpLayerId = 12
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6         WFPWfpLayerId = 14
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4        WFPWfpLayerId = 16
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6        WFPWfpLayerId = 18
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4        WFPWfpLayerId = 28
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6        WFPWfpLayerId = 30
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4       WFPWfpLayerId = 32
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 34
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6          WFPWfpLayerId = 50
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4      WFPWfpLayerId = 52
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6      WFPWfpLayerId = 54
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET   WFPWfpLayerId = 56
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 57
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE     WFPWfpLayerId = 58
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 59
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4      WFPWfpLayerId = 62
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6      WFPWfpLayerId = 63
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4      WFPWfpLayerId = 64
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6      WFPWfpLayerId = 65
-	WFPWfpLayerIdWFP_STREAM_PACKET_V4             WFPWfpLayerId = 70
-	WFPWfpLayerIdWFP_STREAM_PACKET_V6             WFPWfpLayerId = 71
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET     WFPWfpLayerId = 72
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET      WFPWfpLayerId = 73
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4 WFPWfpLayerId = 74
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6 WFPWfpLayerId = 75
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4  WFPWfpLayerId = 76
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6  WFPWfpLayerId = 77
-	WFPWfpLayerIdWFP_LAYERS                       WFPWfpLayerId = 128
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4               WFPWfpLayerId = 0
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4DISCARD        WFPWfpLayerId = 1
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6               WFPWfpLayerId = 2
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6DISCARD        WFPWfpLayerId = 3
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4              WFPWfpLayerId = 4
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4DISCARD       WFPWfpLayerId = 5
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6              WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6DISCARD       WFPWfpLayerId = 7
+	WFPWfpLayerIdWFP_IPFORWARD_V4                      WFPWfpLayerId = 8
+	WFPWfpLayerIdWFP_IPFORWARD_V4DISCARD               WFPWfpLayerId = 9
+	WFPWfpLayerIdWFP_IPFORWARD_V6                      WFPWfpLayerId = 10
+	WFPWfpLayerIdWFP_IPFORWARD_V6DISCARD               WFPWfpLayerId = 11
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4              WFPWfpLayerId = 12
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4DISCARD       WFPWfpLayerId = 13
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6              WFPWfpLayerId = 14
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6DISCARD       WFPWfpLayerId = 15
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4             WFPWfpLayerId = 16
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4DISCARD      WFPWfpLayerId = 17
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6             WFPWfpLayerId = 18
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6DISCARD      WFPWfpLayerId = 19
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4             WFPWfpLayerId = 28
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4DISCARD      WFPWfpLayerId = 29
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6             WFPWfpLayerId = 30
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6DISCARD      WFPWfpLayerId = 31
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4            WFPWfpLayerId = 32
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4DISCARD     WFPWfpLayerId = 33
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6            WFPWfpLayerId = 34
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6DISCARD     WFPWfpLayerId = 35
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4        WFPWfpLayerId = 36
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4DISCARD WFPWfpLayerId = 37
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6        WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6DISCARD WFPWfpLayerId = 39
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4           WFPWfpLayerId = 44
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4DISCARD    WFPWfpLayerId = 45
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6           WFPWfpLayerId = 46
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6DISCARD    WFPWfpLayerId = 47
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4               WFPWfpLayerId = 48
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4DISCARD        WFPWfpLayerId = 49
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6               WFPWfpLayerId = 50
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6DISCARD        WFPWfpLayerId = 51
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4           WFPWfpLayerId = 52
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4DISCARD    WFPWfpLayerId = 53
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6           WFPWfpLayerId = 54
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6DISCARD    WFPWfpLayerId = 55
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET        WFPWfpLayerId = 56
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET       WFPWfpLayerId = 57
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE          WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE         WFPWfpLayerId = 59
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4           WFPWfpLayerId = 62
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6           WFPWfpLayerId = 63
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4           WFPWfpLayerId = 64
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6           WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_STREAM_PACKET_V4                  WFPWfpLayerId = 70
+	WFPWfpLayerIdWFP_STREAM_PACKET_V6                  WFPWfpLayerId = 71
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET          WFPWfpLayerId = 72
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET           WFPWfpLayerId = 73
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4      WFPWfpLayerId = 74
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6      WFPWfpLayerId = 75
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4       WFPWfpLayerId = 76
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6       WFPWfpLayerId = 77
+	WFPWfpLayerIdWFP_LAYERS                            WFPWfpLayerId = 128
 )
 
 type WFPWfpLimit uint32
@@ -532,6 +572,8 @@ const (
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutCut           = "layout_cut"
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
+	WFPVarLayoutDiscardModule = "layout_discard_module"
+	WFPVarLayoutDiscardReason = "layout_discard_reason"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
@@ -665,6 +707,8 @@ type WFPVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -769,6 +813,8 @@ type WFPVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
