@@ -36,6 +36,9 @@ const baseKernel = "6.1"
 // a socket, and so no ping, which would pass unseen.
 const netfilterKernel = "6.4"
 
+// resetKernel is the first whose tcp_send_reset tells of packets without a socket.
+const resetKernel = "6.10"
+
 // discardHook makes the row of a discard layer of packets; where names the part of the
 // stack it reports on, kernel the first on which that can block.
 func discardHook(where, kernel string) Hook {
@@ -112,7 +115,13 @@ var hooks = map[string]Hook{
 		Differs:   "each fragment is seen once; WFP shows fragments again, and the whole once reassembled",
 		MinKernel: baseKernel, Live: true,
 	},
-	"INBOUND_IPPACKET_DISCARD": discardHook("the network layer's receive path", baseKernel),
+	"INBOUND_IPPACKET_DISCARD": {
+		Name:    "own blocks; UDP without an endpoint at netfilter LOCAL_OUT (6.4), when its port unreachable is about to leave",
+		Program: "sched_cls, netfilter", Fidelity: Close,
+		Differs: "of the kernel's drops, datagrams to closed ports alone are seen, each that the kernel answers (it limits how many); " +
+			"their interface is the one by which the answer leaves; what other firewalls reject as port unreachable is taken for one",
+		MinKernel: baseKernel, Live: true,
+	},
 	"OUTBOUND_IPPACKET": {
 		Name: "tcx egress, before the frame layers (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
 		Differs:   "sees the fragments; WFP sees the packet just before it is fragmented",
@@ -134,7 +143,12 @@ var hooks = map[string]Hook{
 		Differs:   "the first fragment stands for an IPv6 datagram; packets to closed ports are seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"INBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's receive path", netfilterKernel),
+	"INBOUND_TRANSPORT_DISCARD": {
+		Name:    "own blocks; TCP without an endpoint at tp_btf/tcp_send_reset, and its RST at netfilter LOCAL_OUT",
+		Program: "netfilter, tracing", Fidelity: Close,
+		Differs:   "of the kernel's drops, TCP packets to closed ports alone are seen, each that a RST would answer; they have been to INBOUND_TRANSPORT, too",
+		MinKernel: resetKernel, Live: true,
+	},
 	"OUTBOUND_TRANSPORT": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact, MinKernel: netfilterKernel, Live: true,
 	},

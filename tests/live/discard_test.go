@@ -4,9 +4,13 @@ package live
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 // refusal is traffic that a filter blocks at a layer.
@@ -120,4 +124,69 @@ func (b *bed) waitEvents(t *testing.T, layer string) (list []loader.Event) {
 		return slices.ContainsFunc(list, func(ev loader.Event) bool { return ev.Layer == layer })
 	})
 	return list
+}
+
+// Without an endpoint, TCP is judged before its RST leaves, UDP before the ICMP error
+// that says so. A block silences both; the open port answers as before.
+func TestClosedPorts(t *testing.T) {
+	b := newBed(t)
+	host, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(host, 8080)
+	b.listen(peer, 8080)
+	unheard := failsWith(unix.ECONNREFUSED)
+	for _, row := range []struct {
+		layer, module, reason string
+		protocol              uint8
+		network               func(family) string
+	}{
+		{"INBOUND_TRANSPORT", "transport", "EndpointNotFound", 6, func(f family) string { return f.tcp }},
+		{"INBOUND_IPPACKET", "network", "PortUnreachable", 17, func(f family) string { return f.udp }},
+	} {
+		for _, f := range b.families() {
+			t.Run(row.layer+" "+f.name, func(t *testing.T) {
+				layer := row.layer + "_" + f.layer + "_DISCARD"
+				conditions := "{FLAGS: {match: FLAGS_NONE_SET, value: [IS_LOOPBACK]}}"
+
+				b.apply("filters:\n" + rule("PERMIT", "Look on", layer, 0))
+				unheard.want(t, knock(peer, row.network(f), "", at(f.host, closed), unheard))
+				b.wantHits(layer, "Look on")
+
+				b.apply("filters:\n" + rule("BLOCK", "Block it", layer, 0, conditions) +
+					rule("PERMIT", "See RST", "OUTBOUND_TRANSPORT_"+f.layer, 0, "{IP_LOCAL_PORT: "+strconv.Itoa(closed)+"}") +
+					rule("PERMIT", "See error", "OUTBOUND_ICMP_ERROR_"+f.layer, 0))
+				b.events()
+				dropped.want(t, knock(peer, row.network(f), at(f.peer, 5000), at(f.host, closed), dropped))
+				e := b.wantBlock(layer, "Block it")
+				want := loader.Event{
+					Time: e.Time, Layer: layer, Action: "block", FilterID: e.FilterID, FilterName: "Block it", SubLayer: "UNIVERSAL",
+					Direction: "in", Protocol: row.protocol, Src: at(f.peer, 5000), Dst: at(f.host, closed), Interface: "h0",
+					DiscardModule: row.module, DiscardReason: row.reason,
+				}
+				if row.protocol == 17 { // the layer has no ports
+					want.Src, want.Dst = bare(f.peer), bare(f.host)
+				}
+				if e != want {
+					t.Errorf("event %+v,\nwant  %+v", e, want)
+				}
+				if n := b.hits("OUTBOUND_TRANSPORT_"+f.layer, "See RST") + b.hits("OUTBOUND_ICMP_ERROR_"+f.layer, "See error"); n > 0 {
+					t.Errorf("%d answers that were silenced came further", n)
+				}
+				each(t, peer, f, []call{tcp(8080), mptcp(8080), udp(8080)}, passes)
+				unheard.want(t, knock(host, row.network(f), "", at(f.loopback, closed), unheard))
+				// the peer's ports are none of ours
+				unheard.want(t, knock(host, row.network(f), "", at(f.peer, closed), unheard))
+			})
+		}
+	}
+}
+
+// knock tries a port by a connected socket, which is told where nobody is.
+func knock(p *testbed.Proc, network, local, to string, o outcome) error {
+	opt := testbed.Options{Local: local, Timeout: o.limit}
+	s, err := p.Dial(network, to, opt)
+	if err != nil {
+		return err
+	}
+	defer p.CloseSock(s)
+	return p.Exchange(s, "hello", opt)
 }
