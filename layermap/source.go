@@ -430,7 +430,11 @@ func (l *Layer) Source(key string) Source {
 		return refused("the layer does not run yet")
 	}
 	key = CanonicalKey(key)
-	if s, ok := sourcesAt[l.ID][key]; ok {
+	at := l.ID
+	if of := l.DiscardOf(); of != nil {
+		at = of.ID
+	}
+	if s, ok := sourcesAt[at][key]; ok {
 		return s
 	}
 	if s, ok := sources[key]; ok {
