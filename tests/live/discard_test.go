@@ -39,17 +39,12 @@ func silently(err error) bool { return err == nil }
 var (
 	goesNowhere = outcome{"success of the call", silently, soon}
 
-	refusalsOfHost = []refusal{
+	// at links and sockets
+	refusals = []refusal{
 		{"INBOUND_IPPACKET", func(f family) string { return "{IP_REMOTE_ADDRESS: " + yamlAddress(f.peerSecond) + "}" },
 			fromAsker(udp(8080).fromPeerSecond()), dropped, "{INTERFACE_INDEX: 9999}"},
 		{"OUTBOUND_IPPACKET", func(f family) string { return "{IP_REMOTE_ADDRESS: " + yamlAddress(f.peerSecond) + "}" },
 			fromAsker(udp(8080).fromPeerSecond()), dropped, "{INTERFACE_INDEX: 9999}"},
-		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
-		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
-		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
-			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
-		}, goesNowhere, "{FLAGS: [IS_FRAGMENT]}"},
-		{"OUTBOUND_ICMP_ERROR", same("{IP_LOCAL_INTERFACE: h0}"), noPort.try, goesNowhere, "{ICMP_TYPE: 200}"},
 		{"ALE_RESOURCE_ASSIGNMENT", same("{IP_LOCAL_PORT: 8082}"), func(e *failing, f family) error {
 			return bindTCP(hostFirst, 8082)(e.host, f)
 		}, denied, "{IP_LOCAL_PORT: 8080}"},
@@ -57,6 +52,16 @@ var (
 		{"ALE_AUTH_RECV_ACCEPT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_PROTOCOL: udp}"},
 		{"ALE_FLOW_ESTABLISHED", same("{IP_LOCAL_PORT: 8081}"), fromAsker(udp(8081)), dropped, "{DIRECTION: 0}"},
 	}
+	// at netfilter, where the host routes
+	refusalsOfHost = []refusal{
+		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
+		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
+		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
+			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
+		}, goesNowhere, "{FLAGS: [IS_FRAGMENT]}"},
+		{"OUTBOUND_ICMP_ERROR", same("{IP_LOCAL_INTERFACE: h0}"), noPort.try, goesNowhere, "{ICMP_TYPE: 200}"},
+	}
+	// where it asks
 	refusalsOfAsker = []refusal{
 		{"INBOUND_ICMP_ERROR", same("{EMBEDDED_REMOTE_PORT: 9999}"), noPort.try, goesNowhere, "{EMBEDDED_REMOTE_PORT: 9998}"},
 	}
@@ -64,17 +69,20 @@ var (
 
 // What a filter blocks is classified at the discard layer next, with the same fields.
 // Its event names what blocked; whatever it says, the traffic stays blocked.
-func TestDiscardOfOwnBlocks(t *testing.T) {
-	for name, rows := range map[string][]refusal{"host routes": refusalsOfHost, "host asks": refusalsOfAsker} {
-		t.Run(name, func(t *testing.T) {
-			e := newFailing(t, name == "host routes")
-			e.listen(e.host, 8080, 8081)
-			for _, row := range rows {
-				for _, f := range e.families() {
-					t.Run(row.layer+" "+f.name, func(t *testing.T) { row.run(t, e, f) })
-				}
-			}
-		})
+func TestDiscard(t *testing.T) { discards(t, true, refusals) }
+
+func TestDiscardAtNetfilter(t *testing.T) {
+	t.Run("the host routes", func(t *testing.T) { discards(t, true, refusalsOfHost) })
+	t.Run("the host asks", func(t *testing.T) { discards(t, false, refusalsOfAsker) })
+}
+
+func discards(t *testing.T, hostRoutes bool, rows []refusal) {
+	e := newFailing(t, hostRoutes)
+	e.listen(e.host, 8080, 8081)
+	for _, row := range rows {
+		for _, f := range e.families() {
+			t.Run(row.layer+" "+f.name, func(t *testing.T) { row.run(t, e, f) })
+		}
 	}
 }
 
