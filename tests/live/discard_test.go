@@ -5,11 +5,13 @@ package live
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/policy"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
@@ -39,17 +41,12 @@ func silently(err error) bool { return err == nil }
 var (
 	goesNowhere = outcome{"success of the call", silently, soon}
 
-	refusalsOfHost = []refusal{
+	// at links and sockets
+	refusals = []refusal{
 		{"INBOUND_IPPACKET", func(f family) string { return "{IP_REMOTE_ADDRESS: " + yamlAddress(f.peerSecond) + "}" },
 			fromAsker(udp(8080).fromPeerSecond()), dropped, "{INTERFACE_INDEX: 9999}"},
 		{"OUTBOUND_IPPACKET", func(f family) string { return "{IP_REMOTE_ADDRESS: " + yamlAddress(f.peerSecond) + "}" },
 			fromAsker(udp(8080).fromPeerSecond()), dropped, "{INTERFACE_INDEX: 9999}"},
-		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
-		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
-		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
-			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
-		}, goesNowhere, "{FLAGS: [IS_FRAGMENT]}"},
-		{"OUTBOUND_ICMP_ERROR", same("{IP_LOCAL_INTERFACE: h0}"), noPort.try, goesNowhere, "{ICMP_TYPE: 200}"},
 		{"ALE_RESOURCE_ASSIGNMENT", same("{IP_LOCAL_PORT: 8082}"), func(e *failing, f family) error {
 			return bindTCP(hostFirst, 8082)(e.host, f)
 		}, denied, "{IP_LOCAL_PORT: 8080}"},
@@ -57,6 +54,16 @@ var (
 		{"ALE_AUTH_RECV_ACCEPT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_PROTOCOL: udp}"},
 		{"ALE_FLOW_ESTABLISHED", same("{IP_LOCAL_PORT: 8081}"), fromAsker(udp(8081)), dropped, "{DIRECTION: 0}"},
 	}
+	// at netfilter, where the host routes
+	refusalsOfHost = []refusal{
+		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
+		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
+		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
+			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
+		}, goesNowhere, "{FLAGS: [IS_FRAGMENT]}"},
+		{"OUTBOUND_ICMP_ERROR", same("{IP_LOCAL_INTERFACE: h0}"), noPort.try, goesNowhere, "{ICMP_TYPE: 200}"},
+	}
+	// where it asks
 	refusalsOfAsker = []refusal{
 		{"INBOUND_ICMP_ERROR", same("{EMBEDDED_REMOTE_PORT: 9999}"), noPort.try, goesNowhere, "{EMBEDDED_REMOTE_PORT: 9998}"},
 	}
@@ -64,17 +71,20 @@ var (
 
 // What a filter blocks is classified at the discard layer next, with the same fields.
 // Its event names what blocked; whatever it says, the traffic stays blocked.
-func TestDiscardOfOwnBlocks(t *testing.T) {
-	for name, rows := range map[string][]refusal{"host routes": refusalsOfHost, "host asks": refusalsOfAsker} {
-		t.Run(name, func(t *testing.T) {
-			e := newFailing(t, name == "host routes")
-			e.listen(e.host, 8080, 8081)
-			for _, row := range rows {
-				for _, f := range e.families() {
-					t.Run(row.layer+" "+f.name, func(t *testing.T) { row.run(t, e, f) })
-				}
-			}
-		})
+func TestDiscard(t *testing.T) { discards(t, true, refusals) }
+
+func TestDiscardAtNetfilter(t *testing.T) {
+	t.Run("the host routes", func(t *testing.T) { discards(t, true, refusalsOfHost) })
+	t.Run("the host asks", func(t *testing.T) { discards(t, false, refusalsOfAsker) })
+}
+
+func discards(t *testing.T, hostRoutes bool, rows []refusal) {
+	e := newFailing(t, hostRoutes)
+	e.listen(e.host, 8080, 8081)
+	for _, row := range rows {
+		for _, f := range e.families() {
+			t.Run(row.layer+" "+f.name, func(t *testing.T) { row.run(t, e, f) })
+		}
 	}
 }
 
@@ -190,3 +200,30 @@ func knock(p *testbed.Proc, network, local, to string, o outcome) error {
 	defer p.CloseSock(s)
 	return p.Exchange(s, "hello", opt)
 }
+
+// The discard layers of streams are reserved: they take filters, need no hook and are
+// never classified.
+func TestStreamDiscard(t *testing.T) {
+	b := newBed(t)
+	host, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(host, 8080)
+	p := b.load("filters:\n"+rule("BLOCK", "Block reserved", atDiscard("STREAM"), 0), nil)
+	for _, e := range p.Entries {
+		if e.State != policy.StateUnmatchable || !strings.Contains(e.Reason, "never classified") {
+			t.Errorf("%q is %s: %s", e.Filter.Name, e.State, e.Reason)
+		}
+	}
+	b.commit(p)
+	if rows, err := b.engine.Hooks(); err != nil || len(rows) > 0 {
+		t.Errorf("hooks %v, %v", rows, err)
+	}
+	for _, f := range b.families() {
+		each(t, peer, f, []call{tcp(8080), mptcp(8080)}, passes)
+		if n := b.hits("STREAM_"+f.layer+"_DISCARD", "Block reserved"); n > 0 {
+			t.Errorf("%d decisions", n)
+		}
+	}
+}
+
+// atDiscard names the V4 and the V6 discard layer.
+func atDiscard(layer string) string { return "[" + layer + "_V4_DISCARD, " + layer + "_V6_DISCARD]" }
