@@ -137,6 +137,9 @@ func (b *binder) outright(d *draft) *reason {
 	case f.Layer == unknownLayer:
 		return d.refuse
 	}
+	if _, redirects := filter.RedirectCallout(f.Layer); redirects && f.Action.IsCallout() && !f.Redirects() {
+		return because(classCallout, "callout %s is not provided here: at the redirect layers the built-in redirect is", b.calloutName(d))
+	}
 	layer := layermap.ByID(f.Layer)
 	if !layer.Hook().Live {
 		return because(classLayer, "layer %s does not run yet", layer.FWPS())
