@@ -59,10 +59,20 @@ static __always_inline int is_end(__u32 layer)
 	       WFP_ALE_ENDPOINT_CLOSURE_V6 - WFP_ALE_RESOURCE_RELEASE_V4;
 }
 
+static __always_inline int is_connect_redirect(__u32 layer)
+{
+	return layer - WFP_ALE_CONNECT_REDIRECT_V4 < 2;
+}
+
+static __always_inline int is_bind_redirect(__u32 layer)
+{
+	return layer - WFP_ALE_BIND_REDIRECT_V4 < 2;
+}
+
 /* Whether the layer has remote fields, and the socket a peer. */
 static __always_inline int has_remote(const struct wfp_tuple *t)
 {
-	return is_end(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_assignment(t->layer);
+	return is_end(t->layer) || is_bind_redirect(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_assignment(t->layer);
 }
 
 static __always_inline int is_transport_out(__u32 layer)
@@ -137,7 +147,7 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put_address(v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
 		put(v, WFP_SLOT_REMOTE_PORT, t->remote_port);
 	}
-	if (is_connect(t->layer) || is_established(t->layer))
+	if (is_connect(t->layer) || is_established(t->layer) || is_connect_redirect(t->layer))
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
 	if (is_established(t->layer))
 		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
@@ -170,7 +180,8 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 	}
 	e->local_port = t->local_port;
 	e->protocol = t->protocol;
-	e->outbound = is_connect(t->layer) || is_transport_out(t->layer) ||
+	e->outbound = is_connect(t->layer) || is_connect_redirect(t->layer) ||
+		      is_transport_out(t->layer) ||
 		      t->known & WFP_KNOWN_OUTBOUND;
 	e->ifindex = t->ifindex;
 	if (s) {
@@ -180,6 +191,11 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 		e->uid = s->uid;
 		if (is_established(t->layer) || is_end(t->layer))
 			e->flow = s->flow;
+		if (t->flags & WFP_FLAG_IS_CONNECTION_REDIRECTED) {
+			e->original[0] = s->asked[0];
+			e->original[1] = s->asked[1];
+			e->original_port = s->asked_port;
+		}
 	}
 	bpf_ringbuf_submit(e, 0);
 	return 0;

@@ -10,6 +10,7 @@
 #include "hook_sock.h"
 #include "hook_sock_addr.h"
 #include "hook_sock_ops.h"
+#include "hook_redirect.h"
 #include "hook_skb.h"
 #include "hook_flow.h"
 #include "hook_end.h"
