@@ -101,25 +101,35 @@ type WFPWfpCut struct {
 	Branch uint32
 }
 
+type WFPWfpEnd struct {
+	_       structs.HostLayout
+	Address [2]uint64
+	Port    uint32
+	Pad     uint32
+}
+
 type WFPWfpEvent struct {
-	_          structs.HostLayout
-	Time       uint64
-	FilterId   uint64
-	Inode      uint64
-	Local      [2]uint64
-	Remote     [2]uint64
-	Layer      uint32
-	Action     uint32
-	Dev        uint32
-	Pid        uint32
-	Uid        uint32
-	Ifindex    uint32
-	LocalPort  uint16
-	RemotePort uint16
-	Protocol   uint8
-	Outbound   uint8
-	Pad        [2]uint8
-	Flow       uint64
+	_            structs.HostLayout
+	Time         uint64
+	FilterId     uint64
+	Inode        uint64
+	Local        [2]uint64
+	Remote       [2]uint64
+	Layer        uint32
+	Action       uint32
+	Dev          uint32
+	Pid          uint32
+	Uid          uint32
+	Ifindex      uint32
+	LocalPort    uint16
+	RemotePort   uint16
+	Protocol     uint8
+	Outbound     uint8
+	Pad          [2]uint8
+	Flow         uint64
+	Original     [2]uint64
+	OriginalPort uint32
+	Pad2         uint32
 }
 
 type WFPWfpField struct {
@@ -164,6 +174,7 @@ const (
 	WFPWfpFlagWFP_FLAG_IS_FRAGMENT                  WFPWfpFlag = 32
 	WFPWfpFlagWFP_FLAG_IS_OUTBOUND_PASS_THRU        WFPWfpFlag = 262144
 	WFPWfpFlagWFP_FLAG_IS_INBOUND_PASS_THRU         WFPWfpFlag = 524288
+	WFPWfpFlagWFP_FLAG_IS_CONNECTION_REDIRECTED     WFPWfpFlag = 1048576
 	WFPWfpFlagWFP_FLAG_IS_APPCONTAINER_LOOPBACK     WFPWfpFlag = 4194304
 	WFPWfpFlagWFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK WFPWfpFlag = 8388608
 )
@@ -255,6 +266,10 @@ const (
 	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6      WFPWfpLayerId = 63
 	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4      WFPWfpLayerId = 64
 	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6      WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V4      WFPWfpLayerId = 66
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V6      WFPWfpLayerId = 67
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V4         WFPWfpLayerId = 68
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V6         WFPWfpLayerId = 69
 	WFPWfpLayerIdWFP_STREAM_PACKET_V4             WFPWfpLayerId = 70
 	WFPWfpLayerIdWFP_STREAM_PACKET_V6             WFPWfpLayerId = 71
 	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET     WFPWfpLayerId = 72
@@ -303,6 +318,7 @@ const (
 	WFPWfpLimitWFP_ADDED          WFPWfpLimit = 64
 	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
+	WFPWfpLimitWFP_REDIRECTS      WFPWfpLimit = 4096
 )
 
 type WFPWfpLink struct {
@@ -440,6 +456,17 @@ type WFPWfpSocket struct {
 	AcLocal     [2]uint64
 	Self        uint64
 	Flow        uint64
+	Started     uint64
+	Asked       [2]uint64
+	AskedPort   uint32
+	Pad         uint32
+}
+
+type WFPWfpTargetKey struct {
+	_        structs.HostLayout
+	FilterId uint64
+	Edition  uint32
+	Pad      uint32
 }
 
 type WFPWfpValues struct {
@@ -489,8 +516,13 @@ const (
 	WFPMapLinks               = "links"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapPrincipals          = "principals"
+	WFPMapProxies             = "proxies"
+	WFPMapRecords             = "records"
+	WFPMapRedirected          = "redirected"
+	WFPMapRedirects           = "redirects"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
+	WFPMapTargets             = "targets"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
 	WFPProgWfpBind4           = "wfp_bind4"
@@ -500,6 +532,11 @@ const (
 	WFPProgWfpFlowEgress      = "wfp_flow_egress"
 	WFPProgWfpFlowIngress     = "wfp_flow_ingress"
 	WFPProgWfpForward         = "wfp_forward"
+	WFPProgWfpGetpeername4    = "wfp_getpeername4"
+	WFPProgWfpGetpeername6    = "wfp_getpeername6"
+	WFPProgWfpGetsockname4    = "wfp_getsockname4"
+	WFPProgWfpGetsockname6    = "wfp_getsockname6"
+	WFPProgWfpGetsockopt      = "wfp_getsockopt"
 	WFPProgWfpJudge           = "wfp_judge"
 	WFPProgWfpLocalIn         = "wfp_local_in"
 	WFPProgWfpLocalOut        = "wfp_local_out"
@@ -507,6 +544,8 @@ const (
 	WFPProgWfpOldSubflows     = "wfp_old_subflows"
 	WFPProgWfpPostBind4       = "wfp_post_bind4"
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
+	WFPProgWfpRecvmsg4        = "wfp_recvmsg4"
+	WFPProgWfpRecvmsg6        = "wfp_recvmsg6"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
@@ -514,6 +553,7 @@ const (
 	WFPProgWfpSockCreate      = "wfp_sock_create"
 	WFPProgWfpSockFlow        = "wfp_sock_flow"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
+	WFPProgWfpSockRedirect    = "wfp_sock_redirect"
 	WFPProgWfpSockRelease     = "wfp_sock_release"
 	WFPProgWfpSockState       = "wfp_sock_state"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
@@ -532,6 +572,7 @@ const (
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutCut           = "layout_cut"
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
+	WFPVarLayoutEnd           = "layout_end"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
@@ -548,6 +589,7 @@ const (
 	WFPVarLayoutPrincipal     = "layout_principal"
 	WFPVarLayoutPrincipalKind = "layout_principal_kind"
 	WFPVarLayoutSlot          = "layout_slot"
+	WFPVarLayoutTargetKey     = "layout_target_key"
 )
 
 // LoadWFP returns the embedded CollectionSpec for WFP.
@@ -599,6 +641,11 @@ type WFPProgramSpecs struct {
 	WfpFlowEgress     *ebpf.ProgramSpec `ebpf:"wfp_flow_egress"`
 	WfpFlowIngress    *ebpf.ProgramSpec `ebpf:"wfp_flow_ingress"`
 	WfpForward        *ebpf.ProgramSpec `ebpf:"wfp_forward"`
+	WfpGetpeername4   *ebpf.ProgramSpec `ebpf:"wfp_getpeername4"`
+	WfpGetpeername6   *ebpf.ProgramSpec `ebpf:"wfp_getpeername6"`
+	WfpGetsockname4   *ebpf.ProgramSpec `ebpf:"wfp_getsockname4"`
+	WfpGetsockname6   *ebpf.ProgramSpec `ebpf:"wfp_getsockname6"`
+	WfpGetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.ProgramSpec `ebpf:"wfp_judge"`
 	WfpLocalIn        *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
@@ -606,6 +653,8 @@ type WFPProgramSpecs struct {
 	WfpOldSubflows    *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
+	WfpRecvmsg4       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg4"`
+	WfpRecvmsg6       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg6"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
 	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
@@ -613,6 +662,7 @@ type WFPProgramSpecs struct {
 	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
 	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
+	WfpSockRedirect   *ebpf.ProgramSpec `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
 	WfpTcEgress       *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
@@ -644,8 +694,13 @@ type WFPMapSpecs struct {
 	Links       *ebpf.MapSpec `ebpf:"links"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
+	Proxies     *ebpf.MapSpec `ebpf:"proxies"`
+	Records     *ebpf.MapSpec `ebpf:"records"`
+	Redirected  *ebpf.MapSpec `ebpf:"redirected"`
+	Redirects   *ebpf.MapSpec `ebpf:"redirects"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Targets     *ebpf.MapSpec `ebpf:"targets"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -665,6 +720,7 @@ type WFPVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -681,6 +737,7 @@ type WFPVariableSpecs struct {
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.VariableSpec `ebpf:"layout_target_key"`
 }
 
 // WFPObjects contains all objects after they have been loaded into the kernel.
@@ -721,8 +778,13 @@ type WFPMaps struct {
 	Links       *ebpf.Map `ebpf:"links"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Principals  *ebpf.Map `ebpf:"principals"`
+	Proxies     *ebpf.Map `ebpf:"proxies"`
+	Records     *ebpf.Map `ebpf:"records"`
+	Redirected  *ebpf.Map `ebpf:"redirected"`
+	Redirects   *ebpf.Map `ebpf:"redirects"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Targets     *ebpf.Map `ebpf:"targets"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -747,8 +809,13 @@ func (m *WFPMaps) Close() error {
 		m.Links,
 		m.MptcpOwners,
 		m.Principals,
+		m.Proxies,
+		m.Records,
+		m.Redirected,
+		m.Redirects,
 		m.Routes,
 		m.Sockets,
+		m.Targets,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
@@ -769,6 +836,7 @@ type WFPVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -785,6 +853,7 @@ type WFPVariables struct {
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.Variable `ebpf:"layout_target_key"`
 }
 
 // WFPPrograms contains all programs after they have been loaded into the kernel.
@@ -798,6 +867,11 @@ type WFPPrograms struct {
 	WfpFlowEgress     *ebpf.Program `ebpf:"wfp_flow_egress"`
 	WfpFlowIngress    *ebpf.Program `ebpf:"wfp_flow_ingress"`
 	WfpForward        *ebpf.Program `ebpf:"wfp_forward"`
+	WfpGetpeername4   *ebpf.Program `ebpf:"wfp_getpeername4"`
+	WfpGetpeername6   *ebpf.Program `ebpf:"wfp_getpeername6"`
+	WfpGetsockname4   *ebpf.Program `ebpf:"wfp_getsockname4"`
+	WfpGetsockname6   *ebpf.Program `ebpf:"wfp_getsockname6"`
+	WfpGetsockopt     *ebpf.Program `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.Program `ebpf:"wfp_judge"`
 	WfpLocalIn        *ebpf.Program `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.Program `ebpf:"wfp_local_out"`
@@ -805,6 +879,8 @@ type WFPPrograms struct {
 	WfpOldSubflows    *ebpf.Program `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.Program `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
+	WfpRecvmsg4       *ebpf.Program `ebpf:"wfp_recvmsg4"`
+	WfpRecvmsg6       *ebpf.Program `ebpf:"wfp_recvmsg6"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
 	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
@@ -812,6 +888,7 @@ type WFPPrograms struct {
 	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
 	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
+	WfpSockRedirect   *ebpf.Program `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
 	WfpTcEgress       *ebpf.Program `ebpf:"wfp_tc_egress"`
@@ -830,6 +907,11 @@ func (p *WFPPrograms) Close() error {
 		p.WfpFlowEgress,
 		p.WfpFlowIngress,
 		p.WfpForward,
+		p.WfpGetpeername4,
+		p.WfpGetpeername6,
+		p.WfpGetsockname4,
+		p.WfpGetsockname6,
+		p.WfpGetsockopt,
 		p.WfpJudge,
 		p.WfpLocalIn,
 		p.WfpLocalOut,
@@ -837,6 +919,8 @@ func (p *WFPPrograms) Close() error {
 		p.WfpOldSubflows,
 		p.WfpPostBind4,
 		p.WfpPostBind6,
+		p.WfpRecvmsg4,
+		p.WfpRecvmsg6,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
 		p.WfpSkbEgress,
@@ -844,6 +928,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpSockCreate,
 		p.WfpSockFlow,
 		p.WfpSockOps,
+		p.WfpSockRedirect,
 		p.WfpSockRelease,
 		p.WfpSockState,
 		p.WfpTcEgress,
