@@ -72,6 +72,7 @@ func TestLiveLayers(t *testing.T) {
 		EgressVSwitchTransportV4, EgressVSwitchTransportV6,
 		ALEFlowEstablishedV4, ALEFlowEstablishedV6,
 		ALEEndpointClosureV4, ALEEndpointClosureV6, ALEResourceReleaseV4, ALEResourceReleaseV6,
+		ALEConnectRedirectV4, ALEConnectRedirectV6, ALEBindRedirectV4, ALEBindRedirectV6,
 	}
 	for i := range layers {
 		l := &layers[i]

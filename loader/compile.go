@@ -80,6 +80,9 @@ func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
 			return nil, err
 		}
 	}
+	if err := t.compileRedirects(p.Store); err != nil {
+		return nil, err
+	}
 	return t, nil
 }
 
@@ -267,7 +270,7 @@ func newCompiled(f *filter.Filter) (c compiled, decides bool) {
 	case filter.ActionCalloutInspection:
 		return c, false // not registered: ignored
 	default:
-		if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 {
+		if f.Redirects() || f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 {
 			c.hard = f.Flags&filter.FlagClearActionRight != 0
 		} else {
 			c.block, c.hard = true, true

@@ -170,6 +170,11 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	if raw.Outbound != 0 {
 		ev.Direction, ev.Src, ev.Dst = "out", local, remote
 	}
+	if raw.OriginalPort != 0 {
+		was := *raw
+		was.Remote, was.RemotePort = raw.Original, uint16(raw.OriginalPort)
+		_, ev.OriginalDst = endpoints(layer, &was)
+	}
 	if forwards(layer) {
 		ev.Direction, ev.OutInterface = "forward", d.link(raw.Dev)
 	}

@@ -79,6 +79,9 @@ type Event struct {
 
 	OutInterface string `json:"outInterface,omitempty"` // forward: that it goes on by
 
+	// OriginalDst is the destination before a redirection, at ALE_AUTH_CONNECT.
+	OriginalDst string `json:"originalDst,omitempty"`
+
 	Lost uint64 `json:"-"` // not an event: so many were lost before the next
 }
 
