@@ -55,6 +55,9 @@ type portRange struct{ low, high uint16 }
 // condition that has no form in tables. It needs neither rights nor an instance.
 func Check(p *policy.Policy) error {
 	_, err := compile(p, portRange{}) // the range makes a flag, and no error
+	if err == nil {
+		_, err = redirectTargets(p.Store)
+	}
 	return err
 }
 
@@ -79,9 +82,6 @@ func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
 		if err := t.compileLayer(p.Store, &l, ephemeral); err != nil {
 			return nil, err
 		}
-	}
-	if err := t.compileRedirects(p.Store); err != nil {
-		return nil, err
 	}
 	return t, nil
 }

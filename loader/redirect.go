@@ -17,37 +17,25 @@ import (
 const (
 	// MaxRedirects is how many filters of a policy may redirect.
 	MaxRedirects = bpf.Redirects
-	// MaxRedirectSubLayers is how many sublayers may have filters at a redirect layer:
-	// those that one search judges, for each of them may redirect.
+	// MaxRedirectSubLayers is how many sublayers may have filters at a layer some of
+	// whose redirect: those that one search judges, for each of them may.
 	MaxRedirectSubLayers = bpf.Span
 )
 
-// compileRedirects is ErrLimit where the programs cannot tell which of a layer's filters
-// redirects, or keep where to.
-func (t *tables) compileRedirects(s *filter.Store) error {
-	for _, l := range layermap.Layers() {
-		if _, ok := filter.RedirectCallout(l.ID); !ok || t.layers[l.ID] == nil {
-			continue
-		}
-		if n := int(t.layers[l.ID].Sublayers); n > MaxRedirectSubLayers {
-			return fmt.Errorf("%w: %d sublayers with filters at %v, at most %d; bring filters together in fewer sublayers", ErrLimit, n, l.ID, MaxRedirectSubLayers)
-		}
-	}
-	_, err := redirectTargets(s)
-	return err
-}
-
-// redirectTargets is where the filters of a store lead that redirect.
+// redirectTargets is where the filters of a store lead that redirect. It is ErrLimit where
+// the programs cannot tell which does, or keep where to.
 func redirectTargets(s *filter.Store) (map[filter.ID]bpf.End, error) {
 	targets := map[filter.ID]bpf.End{}
 	for _, l := range layermap.Layers() {
 		if _, ok := filter.RedirectCallout(l.ID); !ok {
 			continue
 		}
-		for _, f := range s.Layer(l.ID) {
+		filters, redirecting := s.Layer(l.ID), false
+		for _, f := range filters {
 			if !f.Redirects() {
 				continue
 			}
+			redirecting = true
 			to, ok := s.RedirectTarget(f)
 			if !ok {
 				return nil, fmt.Errorf("filter %d %q, %v: its provider context names no address and port to redirect to", f.ID, f.Name, l.ID)
@@ -57,11 +45,25 @@ func redirectTargets(s *filter.Store) (map[filter.ID]bpf.End, error) {
 			}
 			targets[f.ID] = redirectEnd(to)
 		}
+		if n := subLayersOf(filters); redirecting && n > MaxRedirectSubLayers {
+			return nil, fmt.Errorf("%w: %d sublayers with filters at %v, where some redirect, at most %d; bring filters together in fewer sublayers", ErrLimit, n, l.ID, MaxRedirectSubLayers)
+		}
 	}
 	if len(targets) > MaxRedirects {
 		return nil, fmt.Errorf("%w: %d filters redirect, at most %d; put conditions that lead to one place in one filter", ErrLimit, len(targets), MaxRedirects)
 	}
 	return targets, nil
+}
+
+// subLayersOf counts the sublayers of filters in evaluation order.
+func subLayersOf(filters []*filter.Filter) int {
+	n := 0
+	for i, f := range filters {
+		if i == 0 || subLayerKey(f) != subLayerKey(filters[i-1]) {
+			n++
+		}
+	}
+	return n
 }
 
 // redirectEnd writes an end as the programs have it.
