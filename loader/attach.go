@@ -61,6 +61,7 @@ var (
 	outgoing   = slices.Concat(assignment, connect)
 	packets    = slices.Concat(assignment, connect, accept, flow)
 	ale        = slices.Concat(packets, endings)
+	drops      = dropLayers()
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
@@ -101,6 +102,7 @@ var hooks = []hook{
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
 	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4}},
+	{"kfree_skb", "wfp_kfree_skb", onTracing, ebpf.AttachTraceRawTp, drops},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
 }
