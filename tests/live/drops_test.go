@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
+)
+
+// dropping is a road whose host drops what comes from a stranger: an address that the
+// peer does not have, so that nobody but the test answers for it.
+type dropping struct {
+	*road
+	t       *testing.T
+	process *testbed.Proc // on the host
+	taps    map[string]*tap
+	port    uint16 // last source port of the stranger
+}
+
+func newDropping(t *testing.T) *dropping {
+	d := &dropping{road: newRoad(t), t: t, taps: map[string]*tap{}, port: 20000}
+	d.process = d.on(d.host, testbed.ProcOptions{})
+	for _, f := range d.families() {
+		d.taps[f.layer] = newTap(t, d.peerEnd, etherTypes[f.layer])
+		err := d.host.Netlink().NeighAdd(&netlink.Neigh{
+			LinkIndex: d.hostEnd.Index, State: netlink.NUD_PERMANENT, IP: d.stranger(f).AsSlice(), HardwareAddr: d.peerEnd.MAC,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+func (d *dropping) stranger(f family) netip.Addr { return d.pick(f, "10.77.0.77", "fd77::77") }
+
+// pick is one of two addresses, by family.
+func (d *dropping) pick(f family, v4, v6 string) netip.Addr {
+	if f.layer == "V6" {
+		return netip.MustParseAddr(v6)
+	}
+	return netip.MustParseAddr(v4)
+}
+
+// way is where a packet comes from and goes to.
+type way struct{ from, to netip.Addr }
+
+func (d *dropping) toHost(f family) way { return way{d.stranger(f), addressOf(f, d.hostEnd)} }
+func (d *dropping) toFar(f family) way  { return way{d.stranger(f), addressOf(f, d.farEnd)} }
+
+// packet is an IP packet.
+func (w way) packet(protocol layers.IPProtocol, payload []byte) []byte {
+	if w.from.Is6() {
+		p := make([]byte, 40, 40+len(payload))
+		p[0], p[6], p[7] = 0x60, byte(protocol), 64
+		binary.BigEndian.PutUint16(p[4:], uint16(len(payload)))
+		copy(p[8:], w.from.AsSlice())
+		copy(p[24:], w.to.AsSlice())
+		return append(p, payload...)
+	}
+	p := make([]byte, 20, 20+len(payload))
+	p[0], p[8], p[9] = 0x45, 64, byte(protocol)
+	binary.BigEndian.PutUint16(p[2:], uint16(20+len(payload)))
+	copy(p[12:], w.from.AsSlice())
+	copy(p[16:], w.to.AsSlice())
+	return summed(append(p, payload...))
+}
+
+// summed puts the checksum of an IPv4 header right.
+func summed(p []byte) []byte {
+	if p[0]>>4 == 4 {
+		p[10], p[11] = 0, 0
+		binary.BigEndian.PutUint16(p[10:], checksum(p[:20]))
+	}
+	return p
+}
+
+func (w way) network() gopacket.NetworkLayer {
+	if w.from.Is6() {
+		return &layers.IPv6{Version: 6, SrcIP: w.from.AsSlice(), DstIP: w.to.AsSlice(), NextHeader: layers.IPProtocolUDP}
+	}
+	return &layers.IPv4{Version: 4, SrcIP: w.from.AsSlice(), DstIP: w.to.AsSlice(), Protocol: layers.IPProtocolUDP}
+}
+
+// udp is a whole packet with a datagram.
+func (w way) udp(t *testing.T, text string) []byte {
+	u := &layers.UDP{SrcPort: 5000, DstPort: 8080}
+	u.SetNetworkLayerForChecksum(w.network())
+	return w.packet(layers.IPProtocolUDP, serialize(t, u, gopacket.Payload(text)))
+}
+
+// tcp is a whole packet with a segment.
+func (w way) tcp(t *testing.T, segment layers.TCP, text string) []byte {
+	segment.Window = 64000
+	segment.SetNetworkLayerForChecksum(w.network())
+	return w.packet(layers.IPProtocolTCP, serialize(t, &segment, gopacket.Payload(text)))
+}
+
+// echo is a whole packet with an echo request.
+func (w way) echo(t *testing.T) []byte {
+	if w.from.Is4() {
+		return w.packet(layers.IPProtocolICMPv4, serialize(t, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0)}))
+	}
+	return w.icmp6(t, 128, 0, make([]byte, 4))
+}
+
+func (w way) icmp6(t *testing.T, kind, code uint8, rest []byte) []byte {
+	i := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, code)}
+	i.SetNetworkLayerForChecksum(w.network())
+	return w.packet(layers.IPProtocolICMPv6, serialize(t, i, gopacket.Payload(rest)))
+}
+
+// headerSize is that of a packet without options.
+func headerSize(p []byte) int { return map[byte]int{4: 20, 6: 40}[p[0]>>4] }
+
+// put sends a packet from the stranger's link to a MAC address.
+func (d *dropping) put(f family, to net.HardwareAddr, packet []byte) {
+	d.t.Helper()
+	kind := binary.BigEndian.AppendUint16(nil, etherTypes[f.layer])
+	if _, err := unix.Write(d.taps[f.layer].fd, slices.Concat(to, d.peerEnd.MAC, kind, packet)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *dropping) send(f family, packet []byte) {
+	d.t.Helper()
+	d.put(f, d.hostEnd.MAC, packet)
+}
+
+// setting sets what has a value for each family, and puts it back.
+func (d *dropping) setting(t *testing.T, name, value, back string) {
+	t.Helper()
+	set(t, d.host, name, value)
+	t.Cleanup(func() { set(t, d.host, name, back) })
+}
+
+// connection is one of the stranger with a port of the host.
+type connection struct {
+	way
+	port     layers.TCPPort
+	seq, ack uint32 // what the host expects, and the next byte of its own
+}
+
+func (d *dropping) connect(t *testing.T, f family, to uint16) *connection {
+	t.Helper()
+	d.port++
+	c := &connection{way: d.toHost(f), port: layers.TCPPort(d.port), seq: 1000}
+	d.send(f, c.segment(t, layers.TCP{SYN: true, DstPort: layers.TCPPort(to)}, ""))
+	deadline := time.Now().Add(testbed.DefaultTimeout)
+	buf := make([]byte, 2048)
+	for time.Now().Before(deadline) {
+		tv := unix.NsecToTimeval(int64(100 * time.Millisecond))
+		if err := unix.SetsockoptTimeval(d.taps[f.layer].fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := unix.Recvfrom(d.taps[f.layer].fd, buf, 0)
+		if err != nil {
+			continue
+		}
+		p := gopacket.NewPacket(buf[:n], layers.LayerTypeEthernet, gopacket.Default)
+		answer, ok := p.Layer(layers.LayerTypeTCP).(*layers.TCP)
+		if !ok || !answer.SYN || !answer.ACK || answer.DstPort != c.port {
+			continue
+		}
+		c.seq, c.ack = c.seq+1, answer.Seq+1
+		d.send(f, c.segment(t, layers.TCP{ACK: true, DstPort: layers.TCPPort(to)}, ""))
+		return c
+	}
+	t.Fatalf("no answer to a SYN from %s", c.from)
+	return nil
+}
+
+// segment is a packet of the connection; sequence numbers of 0 are those that are due.
+func (c *connection) segment(t *testing.T, s layers.TCP, text string) []byte {
+	s.SrcPort = c.port
+	if s.DstPort == 0 {
+		s.DstPort = 8080
+	}
+	if s.Seq == 0 {
+		s.Seq = c.seq
+	}
+	if s.Ack == 0 && s.ACK {
+		s.Ack = c.ack
+	}
+	return c.tcp(t, s, text)
+}
+
+// cause is why the kernel drops a packet.
+type cause struct {
+	name     string
+	families string // v4, v6
+	reason   string // of the kernel; one that has none such does not tell this drop
+	layer    string // without the family
+	discard  string // module and reason of the metadata
+	make     func(t *testing.T, d *dropping, f family) way
+}
+
+// broken makes a cause of a packet to the host that is changed before it is sent.
+func broken(whole func(t *testing.T, w way) []byte, change func(p []byte) []byte) func(*testing.T, *dropping, family) way {
+	return func(t *testing.T, d *dropping, f family) way {
+		w := d.toHost(f)
+		d.send(f, change(whole(t, w)))
+		return w
+	}
+}
+
+func datagram(t *testing.T, w way) []byte { return w.udp(t, "hello") }
+func echo(t *testing.T, w way) []byte     { return w.echo(t) }
+func syn(t *testing.T, w way) []byte {
+	return w.tcp(t, layers.TCP{SYN: true, SrcPort: 5000, DstPort: 8080}, "")
+}
+func strange(t *testing.T, w way) []byte { return w.packet(253, []byte("hello, nobody")) }
+
+// between sends a datagram from one address to another, to the router.
+func between(v4, v6 way) func(*testing.T, *dropping, family) way {
+	return func(t *testing.T, d *dropping, f family) way {
+		w := v4
+		if f.layer == "V6" {
+			w = v6
+		}
+		d.send(f, datagram(t, w))
+		return w
+	}
+}
+
+func ways(from, to string) way { return way{netip.MustParseAddr(from), netip.MustParseAddr(to)} }
+
+// inConnection makes a cause of what a connection takes amiss.
+func inConnection(make func(t *testing.T, c *connection) []byte) func(*testing.T, *dropping, family) way {
+	return func(t *testing.T, d *dropping, f family) way {
+		c := d.connect(t, f, 8080)
+		d.send(f, c.segment(t, layers.TCP{ACK: true, PSH: true}, strings.Repeat("x", 100)))
+		c.seq += 100
+		d.send(f, make(t, c))
+		return c.way
+	}
+}
+
+var causes = []cause{
+	{"bad checksum of the IP header", "v4", "IP_CSUM", "INBOUND_IPPACKET", "network BadChecksum",
+		broken(datagram, func(p []byte) []byte { p[10] ^= 0xff; return p })},
+	{"IP header shorter than it can be", "v4", "IP_INHDR", "INBOUND_IPPACKET", "network MalformedHeader",
+		broken(datagram, func(p []byte) []byte { p[0] = 0x44; return summed(p) })},
+	{"loopback address from a link", "v6", "IP_INHDR", "INBOUND_IPPACKET", "network MalformedHeader",
+		between(way{}, ways("::1", "fd77::1"))},
+	{"shorter than it says", "v4 v6", "PKT_TOO_SMALL", "INBOUND_IPPACKET", "network BadLength",
+		broken(datagram, func(p []byte) []byte { return p[:len(p)-3] })},
+	{"source of another link (rp_filter)", "v4", "IP_RPFILTER", "INBOUND_IPPACKET", "network BadSourceAddress",
+		func(t *testing.T, d *dropping, f family) way {
+			d.setting(t, "ipv4/conf/h0/rp_filter", "1", "0")
+			w := way{d.farEnd.V4, d.hostEnd.V4}
+			d.send(f, datagram(t, w))
+			return w
+		}},
+	{"the host's own address as source", "v4", "IP_LOCAL_SOURCE", "INBOUND_IPPACKET", "network BadSourceAddress",
+		between(ways("10.77.1.1", "10.77.0.1"), way{})},
+	{"multicast address as source", "v4", "IP_INVALID_SOURCE", "INBOUND_IPPACKET", "network BadSourceAddress",
+		between(ways("224.0.0.9", "10.77.0.1"), way{})},
+	{"loopback destination", "v4", "IP_LOCALNET", "INBOUND_IPPACKET", "network BeyondScope",
+		between(ways("10.77.0.77", "127.0.0.1"), way{})},
+	{"nobody's address as destination", "v4", "IP_INVALID_DEST", "INBOUND_IPPACKET", "network NotLocallyDestined",
+		between(ways("10.77.0.77", "0.0.0.0"), way{})},
+	{"unicast in a broadcast frame", "v4 v6", "UNICAST_IN_L2_MULTICAST", "INBOUND_IPPACKET", "network AdministrativelyConfigured",
+		func(t *testing.T, d *dropping, f family) way {
+			d.setting(t, map[string]string{"V4": "ipv4", "V6": "ipv6"}[f.layer]+"/conf/h0/drop_unicast_in_l2_multicast", "1", "0")
+			w := d.toHost(f)
+			d.put(f, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, datagram(t, w))
+			return w
+		}},
+	{"protocol that nobody handles", "v4 v6", "IP_NOPROTO", "INBOUND_IPPACKET", "network ProtocolUnreachable",
+		broken(strange, func(p []byte) []byte { return p })},
+	{"no route", "v4 v6", "IP_INNOROUTES", "INBOUND_IPPACKET", "network NoRoute",
+		between(ways("10.77.0.77", "203.0.113.9"), ways("fd77::77", "2001:db8::9"))},
+	{"not for a host that does not forward", "v4 v6", "IP_INADDRERRORS", "INBOUND_IPPACKET", "network NotLocallyDestined",
+		func(t *testing.T, d *dropping, f family) way {
+			d.setting(t, map[string]string{"V4": "ipv4/ip_forward", "V6": "ipv6/conf/all/forwarding"}[f.layer], "0", "1")
+			w := d.toFar(f)
+			d.send(f, datagram(t, w))
+			return w
+		}},
+	{"frame for another host", "v4 v6", "OTHERHOST", "INBOUND_IPPACKET", "network NotLocallyDestined",
+		func(t *testing.T, d *dropping, f family) way {
+			w := d.toHost(f)
+			d.put(f, net.HardwareAddr{2, 0x77, 9, 9, 9, 9}, datagram(t, w))
+			return w
+		}},
+	{"the rest of a packet does not come", "v4 v6", "FRAG_REASM_TIMEOUT", "INBOUND_IPPACKET", "network SessionStateFailure",
+		func(t *testing.T, d *dropping, f family) way {
+			d.setting(t, map[string]string{"V4": "ipv4/ipfrag_time", "V6": "ipv6/ip6frag_time"}[f.layer], "1", "30")
+			w := d.toHost(f)
+			if f.layer == "V6" {
+				d.send(f, w.packet(layers.IPProtocolIPv6Fragment, append([]byte{17, 0, 0, 1, 0, 0, 0, 9}, make([]byte, 16)...)))
+				return w
+			}
+			p := w.udp(t, "hello, the rest")
+			p[3], p[6] = 20+16, p[6]|0x20
+			d.send(f, summed(p[:20+16]))
+			return w
+		}},
+
+	{"TTL at a router", "v4 v6", "IP_INHDR", "IPFORWARD", "network HopLimitExceeded",
+		func(t *testing.T, d *dropping, f family) way {
+			w := d.toFar(f)
+			p := datagram(t, w)
+			p[map[int]int{20: 8, 40: 7}[headerSize(p)]] = 1
+			d.send(f, summed(p))
+			return w
+		}},
+	{"too large for the next link", "v4 v6", "PKT_TOO_BIG", "IPFORWARD", "network DontFragmentMtuExceeded",
+		func(t *testing.T, d *dropping, f family) way {
+			link, h := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: d.hostFar.Index}}, d.host.Netlink()
+			if err := h.LinkSetMTU(link, 1280); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { h.LinkSetMTU(link, 1500) })
+			w := d.toFar(f)
+			p := w.udp(t, strings.Repeat("x", 1400))
+			if f.layer == "V4" {
+				p[6] |= 0x40 // may not be fragmented
+			}
+			d.send(f, summed(p))
+			return w
+		}},
+	{"no neighbour behind a router", "v4 v6", "NEIGH_FAILED", "IPFORWARD", "network AddressResolutionFailure",
+		func(t *testing.T, d *dropping, f family) way {
+			d.quickNeighbours(t, f, "h1")
+			w := way{d.stranger(f), d.pick(f, "10.77.1.99", "fd77:1::99")}
+			d.send(f, datagram(t, w))
+			return w
+		}},
+	{"no neighbour", "v4 v6", "NEIGH_FAILED", "OUTBOUND_IPPACKET", "network AddressResolutionFailure",
+		func(t *testing.T, d *dropping, f family) way {
+			d.quickNeighbours(t, f, "h0")
+			return d.sends(t, f, d.pick(f, "10.77.0.98", "fd77::98"), 1)
+		}},
+	{"too many wait for a neighbour", "v4 v6", "NEIGH_QUEUEFULL", "OUTBOUND_IPPACKET", "network QueueFull",
+		func(t *testing.T, d *dropping, f family) way {
+			return d.sends(t, f, d.pick(f, "10.77.0.97", "fd77::97"), 400)
+		}},
+
+	{"bad checksum of UDP", "v4 v6", "UDP_CSUM", "INBOUND_TRANSPORT", "transport ChecksumInvalid",
+		broken(datagram, func(p []byte) []byte { p[headerSize(p)+6] ^= 0xff; return p })},
+	{"bad checksum of TCP", "v4 v6", "TCP_CSUM", "INBOUND_TRANSPORT", "transport ChecksumInvalid",
+		broken(syn, func(p []byte) []byte { p[headerSize(p)+16] ^= 0xff; return p })},
+	{"bad checksum of ICMP", "v4 v6", "ICMP_CSUM", "INBOUND_TRANSPORT", "transport ChecksumInvalid",
+		broken(echo, func(p []byte) []byte { p[headerSize(p)+2] ^= 0xff; return p })},
+	{"datagram shorter than it says", "v4 v6", "PKT_TOO_SMALL", "INBOUND_TRANSPORT", "transport HeaderInvalid",
+		broken(datagram, func(p []byte) []byte { p[headerSize(p)+4] = 9; return p })},
+	{"TCP header shorter than it can be", "v4 v6", "PKT_TOO_SMALL", "INBOUND_TRANSPORT", "transport HeaderInvalid",
+		broken(syn, func(p []byte) []byte { p[headerSize(p)+12] = 0x40; return p })},
+	{"solicitation from beyond a router", "v6", "IPV6_NDISC_HOP_LIMIT", "INBOUND_TRANSPORT", "transport HeaderInvalid",
+		func(t *testing.T, d *dropping, f family) way {
+			w := d.toHost(f)
+			d.send(f, w.icmp6(t, 135, 0, append(make([]byte, 4), w.to.AsSlice()...)))
+			return w
+		}},
+	{"socket that is full", "v4 v6", "SOCKET_RCVBUFF", "INBOUND_TRANSPORT", "network QueueFull",
+		func(t *testing.T, d *dropping, f family) way {
+			w := d.toHost(f)
+			s := d.open(d.process, f.udp, at(f.host, 8080))
+			defer d.process.CloseSock(s)
+			for range 400 {
+				d.send(f, w.udp(t, strings.Repeat("x", 1400)))
+			}
+			time.Sleep(50 * time.Millisecond) // they are on their way
+			return w
+		}},
+	{"FIN to a listener", "v4 v6", "TCP_FLAGS", "INBOUND_TRANSPORT", "transport SessionState",
+		func(t *testing.T, d *dropping, f family) way {
+			w := d.toHost(f)
+			d.send(f, w.tcp(t, layers.TCP{SYN: true, FIN: true, SrcPort: 5000, DstPort: 8080}, ""))
+			return w
+		}},
+	{"SYN in a connection", "v4 v6", "TCP_INVALID_SYN", "INBOUND_TRANSPORT", "transport SessionState",
+		inConnection(func(t *testing.T, c *connection) []byte { return c.segment(t, layers.TCP{SYN: true}, "") })},
+	{"outside the window", "v4 v6", "TCP_INVALID_SEQUENCE", "INBOUND_TRANSPORT", "transport OutsideWindow",
+		inConnection(func(t *testing.T, c *connection) []byte {
+			return c.segment(t, layers.TCP{ACK: true, Seq: c.seq + 1<<30}, "far ahead")
+		})},
+	{"acknowledges what was not sent", "v4 v6", "TCP_ACK_UNSENT_DATA", "INBOUND_TRANSPORT", "transport AckInvalid",
+		inConnection(func(t *testing.T, c *connection) []byte {
+			return c.segment(t, layers.TCP{ACK: true, Ack: c.ack + 100000}, "x")
+		})},
+	{"data that has come already", "v4 v6", "TCP_OLD_DATA", "INBOUND_TRANSPORT", "transport DuplicateSegment",
+		inConnection(func(t *testing.T, c *connection) []byte {
+			return c.segment(t, layers.TCP{ACK: true, Seq: c.seq - 50}, strings.Repeat("x", 50))
+		})},
+}
+
+// quickNeighbours has the host look for absent neighbours for a moment only.
+func (d *dropping) quickNeighbours(t *testing.T, f family, link string) {
+	t.Helper()
+	neigh := map[string]string{"V4": "ipv4", "V6": "ipv6"}[f.layer] + "/neigh/" + link + "/"
+	set(t, d.host, neigh+"retrans_time_ms", "20")
+	set(t, d.host, neigh+"mcast_solicit", "1")
+}
+
+// sends has the host send datagrams.
+func (d *dropping) sends(t *testing.T, f family, to netip.Addr, n int) way {
+	t.Helper()
+	w := way{addressOf(f, d.hostEnd), to}
+	s := d.open(d.process, f.udp, at(f.host, 0))
+	defer d.process.CloseSock(s)
+	for range n {
+		err := d.process.SendTo(s, netip.AddrPortFrom(to, 9).String(), strings.Repeat("x", 1400))
+		if err != nil && testbed.Errno(err) != unix.EAGAIN {
+			passes.want(t, err)
+		}
+	}
+	return w
+}
+
+// kernelTells reports whether the running kernel has a drop reason.
+func kernelTells(t *testing.T, reason string) bool {
+	t.Helper()
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e *btf.Enum
+	if err := spec.TypeByName("skb_drop_reason", &e); err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(e.Values, func(v btf.EnumValue) bool { return v.Name == "SKB_DROP_REASON_"+reason })
+}
+
+var errNotSeen = errors.New("no event")
+
+// find waits for an event of a drop.
+func (d *dropping) find(layer, discard string, w way, limit time.Duration) (loader.Event, error) {
+	d.t.Helper()
+	var others []string
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		for _, e := range d.events() {
+			if e.Layer == layer && e.DiscardModule+" "+e.DiscardReason == discard && addressIn(e.Src) == w.from && addressIn(e.Dst) == w.to {
+				return e, nil
+			}
+			others = append(others, fmt.Sprintf("%s %s %s, %s to %s", e.Layer, e.DiscardModule, e.DiscardReason, e.Src, e.Dst))
+		}
+		if time.Now().After(deadline) {
+			return loader.Event{}, fmt.Errorf("%w of %s at %s, %s to %s; there are %q", errNotSeen, discard, layer, w.from, w.to, others)
+		}
+	}
+}
+
+// addressIn is the address of an address with or without a port.
+func addressIn(s string) netip.Addr {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr()
+	}
+	a, _ := netip.ParseAddr(s)
+	return a
+}
+
+// dropLayers are the layers of the causes.
+func dropLayers(t *testing.T) (list []string) {
+	for _, c := range causes {
+		if !slices.Contains(list, c.layer) {
+			list = append(list, c.layer)
+		}
+	}
+	return list
+}
+
+func discards(layer string) string { return "[" + layer + "_V4_DISCARD, " + layer + "_V6_DISCARD]" }
+
+// What the kernel drops is seen at its layer, with module and reason.
+func TestDrops(t *testing.T) {
+	d := newDropping(t)
+	d.listenTCP(d.process, 8080)
+	var rules strings.Builder
+	for _, layer := range dropLayers(t) {
+		rules.WriteString(rule("BLOCK", "See it", discards(layer), 0))
+	}
+	d.apply("filters:\n" + rules.String())
+	for _, c := range causes {
+		for _, f := range d.families() {
+			if !strings.Contains(c.families, f.name) {
+				continue
+			}
+			t.Run(c.name+" "+f.name, func(t *testing.T) {
+				d.t = t
+				d.events()
+				w := c.make(t, d, f)
+				if !kernelTells(t, c.reason) {
+					t.Logf("this kernel has no drop reason %s", c.reason)
+					return
+				}
+				layer := c.layer + "_" + f.layer + "_DISCARD"
+				e, err := d.find(layer, c.discard, w, 3*time.Second)
+				if err != nil {
+					t.Fatal(err)
+				}
+				direction := map[string]string{"IPFORWARD": "forward", "OUTBOUND_IPPACKET": "out"}[c.layer]
+				if direction == "" {
+					direction = "in"
+				}
+				if e.Direction != direction || e.Action != "block" || e.FilterName != "See it" || e.DiscardFilterID != 0 || e.Interface == "" {
+					t.Errorf("event %+v", e)
+				}
+				d.wantHits(layer, "See it")
+			})
+		}
+	}
+}
