@@ -71,7 +71,6 @@ struct wfp_dropped {
 	struct wfp_seen seen;          /* IPPACKET */
 	__u64 header; /* where the IP header is */
 	__u32 length; /* of what is there from it on */
-	__u32 stage;  /* enum wfp_drop_stage */
 	__u32 fragment;
 	__u32 readable; /* 1: has addresses */
 	struct wfp_drop_at at;
@@ -121,6 +120,16 @@ static __always_inline int drop_is_of(struct sk_buff___drop *skb, struct sock *r
 	return sk && BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie) == cookie;
 }
 
+/* The interface that a packet was to go out by: that of its route, or, where it has none
+ * any more, the one that it is at. */
+static __always_inline __u32 drop_out(struct sk_buff___drop *skb)
+{
+	struct dst_entry___drop *dst = drop_route(skb);
+	struct net_device___drop *dev = dst ? BPF_CORE_READ(dst, dev) : BPF_CORE_READ(skb, dev);
+
+	return is_kernel(dev) ? BPF_CORE_READ(dev, ifindex) : 0;
+}
+
 /* How far a packet had come. Only what came in has an interface that it came in by. */
 static __always_inline __u32 drop_stage(struct sk_buff___drop *skb, int v6, __u64 header)
 {
@@ -142,6 +151,19 @@ static __always_inline __u32 drop_stage(struct sk_buff___drop *skb, int v6, __u6
 	return first == 0xff ? WFP_DROP_DELIVERED : WFP_DROP_FORWARDED;
 }
 
+/* Which of the layers of kernel drops a layer is, of either family. */
+static __always_inline int is_drop_at(__u32 layer, __u32 v4)
+{
+	return (layer & ~2U) == v4;
+}
+
+/* Whether a layer is of what goes out; there the source is the host's side. */
+static __always_inline int is_drop_out(__u32 layer)
+{
+	return is_drop_at(layer, WFP_OUTBOUND_IPPACKET_V4_DISCARD) ||
+	       is_drop_at(layer, WFP_OUTBOUND_TRANSPORT_V4_DISCARD);
+}
+
 /* Reads what the packet has of headers. */
 __noinline int wfp_drop_read(struct wfp_dropped *d)
 {
@@ -149,7 +171,7 @@ __noinline int wfp_drop_read(struct wfp_dropped *d)
 	struct wfp_bytes p = { .in_memory = 1 };
 	__u16 port[2] = {};
 	struct wfp_tuple *t;
-	int offset, v6, ports = 0, sent;
+	int offset, v6, ports = 0, out;
 
 	if (!d)
 		return 0;
@@ -157,13 +179,13 @@ __noinline int wfp_drop_read(struct wfp_dropped *d)
 	p.memory = d->header;
 	p.length = d->length;
 	v6 = is_v6(t->layer);
-	sent = d->stage == WFP_DROP_SENT;
+	out = is_drop_out(t->layer);
 	offset = read_ip(p, v6, 0, &h);
 	if (offset < 0)
 		return 0;
 	d->readable = 1;
-	__builtin_memcpy(sent ? t->local : t->remote, h.source, sizeof(h.source));
-	__builtin_memcpy(sent ? t->remote : t->local, h.destination, sizeof(h.destination));
+	__builtin_memcpy(out ? t->local : t->remote, h.source, sizeof(h.source));
+	__builtin_memcpy(out ? t->remote : t->local, h.destination, sizeof(h.destination));
 	t->known = WFP_KNOWN_LOCAL_ADDRESS;
 	if (v6)
 		offset = skip_extensions(p, offset, &h, 1);
@@ -175,7 +197,7 @@ __noinline int wfp_drop_read(struct wfp_dropped *d)
 		return 0;
 	t->known |= WFP_KNOWN_LOCAL_PORT;
 	/* the type of ICMP is local whichever way it goes */
-	if (sent || ports == 1) {
+	if (out || ports == 1) {
 		t->local_port = port[0];
 		t->remote_port = port[1];
 	} else {
@@ -183,12 +205,6 @@ __noinline int wfp_drop_read(struct wfp_dropped *d)
 		t->remote_port = port[0];
 	}
 	return 0;
-}
-
-/* Which of the layers of kernel drops a layer is, of either family. */
-static __always_inline int is_drop_at(__u32 layer, __u32 v4)
-{
-	return (layer & ~2U) == v4;
 }
 
 /* Counts and reports. */
@@ -212,7 +228,7 @@ __noinline int wfp_drop_report(struct wfp_dropped *d, __u64 verdict)
 		e->remote_port = t->remote_port;
 		e->protocol = t->protocol;
 	}
-	e->outbound = d->stage == WFP_DROP_SENT;
+	e->outbound = is_drop_out(t->layer);
 	e->ifindex = t->ifindex;
 	if (is_drop_at(t->layer, WFP_IPFORWARD_V4_DISCARD))
 		e->dev = d->forwarded.out;
@@ -238,14 +254,13 @@ __noinline __u64 wfp_drop_packet(struct wfp_dropped *d)
 	v.layer = t->layer;
 	v.generation = t->generation;
 	if (d->readable) {
-		d->seen.outbound = d->stage == WFP_DROP_SENT;
+		d->seen.outbound = is_drop_out(t->layer);
 		__builtin_memcpy(d->seen.local, t->local, sizeof(t->local));
 		__builtin_memcpy(d->seen.remote, t->remote, sizeof(t->remote));
 		put_addresses(&v, &d->seen, is_v6(t->layer), l->used);
 	}
 	put(&v, WFP_SLOT_FLAGS,
-	    packet_flags(t->ifindex, is_drop_at(t->layer, WFP_OUTBOUND_IPPACKET_V4_DISCARD),
-			 d->fragment));
+	    packet_flags(t->ifindex, is_drop_out(t->layer), d->fragment));
 	if (t->ifindex)
 		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex,
 			      WFP_USES_INTERFACE(l) ? find_link(t->generation, t->ifindex) :
@@ -282,7 +297,6 @@ static __always_inline void drop_socket(struct wfp_tuple *t, struct sock *sk)
 static __always_inline int judge_drop(struct sk_buff___drop *skb, const struct wfp_drop *row)
 {
 	__u16 protocol = BPF_CORE_READ(skb, protocol), at = BPF_CORE_READ(skb, network_header);
-	struct dst_entry___drop *dst;
 	struct wfp_dropped *d;
 	struct wfp_tuple *t;
 	struct sock *sk;
@@ -307,7 +321,6 @@ static __always_inline int judge_drop(struct sk_buff___drop *skb, const struct w
 	__builtin_memset(d, 0, sizeof(*d));
 	t = &d->tuple;
 	d->at = row->at[stage];
-	d->stage = stage;
 	d->header = head + at;
 	d->length = tail > at ? tail - at : 0;
 	t->generation = generation;
@@ -318,10 +331,9 @@ static __always_inline int judge_drop(struct sk_buff___drop *skb, const struct w
 		drop_socket(t, sk);
 	if (!find_layer(generation, t->layer))
 		return 0;
-	dst = drop_route(skb);
-	if (dst)
-		d->forwarded.out = BPF_CORE_READ(dst, dev, ifindex);
-	t->ifindex = stage == WFP_DROP_SENT ? d->forwarded.out : BPF_CORE_READ(skb, skb_iif);
+	t->ifindex = is_drop_out(t->layer) ? drop_out(skb) : BPF_CORE_READ(skb, skb_iif);
+	if (is_drop_at(t->layer, WFP_IPFORWARD_V4_DISCARD))
+		d->forwarded.out = drop_out(skb);
 	if (protocol)
 		wfp_drop_read(d);
 	switch (t->layer & ~2U) {

@@ -161,8 +161,9 @@ func up(r DiscardReason) Drop { return at(r, inTransport, DropArrived, DropDeliv
 // passed on has got no further than IPFORWARD.
 func toNeighbour(r DiscardReason) Drop { return join(forward(r), sent(outPacket, r)) }
 
-// atDevice is one behind OUTBOUND_IPPACKET, which what is passed on has gone through, too.
-func atDevice(r DiscardReason) Drop { return at(r, outPacket, DropForwarded, DropSent) }
+// atDevice is one behind OUTBOUND_IPPACKET, which what is passed on has gone through, too,
+// and what a bridge passes on. There a packet has its route no more.
+func atDevice(r DiscardReason) Drop { return at(r, outPacket, DropArrived, DropForwarded, DropSent) }
 
 func join(list ...Drop) (d Drop) {
 	for _, other := range list {
@@ -256,9 +257,9 @@ var drops = map[string]Drop{
 	"SKB_CSUM":           atDevice(internalError),
 	"SKB_GSO_SEG":        atDevice(unsupportedOffload),
 	"RECURSION_LIMIT":    because(atDevice(internalError), "links that lie on each other in a circle"),
-	"TC_COOKIE_ERROR":    join(in(internalError), atDevice(internalError)),
-	"TC_CHAIN_NOTFOUND":  join(in(internalError), atDevice(internalError)),
-	"TC_RECLASSIFY_LOOP": join(in(internalError), atDevice(internalError)),
+	"TC_COOKIE_ERROR":    because(sent(outPacket, internalError), "of what came in it is not told on which side of the host it was"),
+	"TC_CHAIN_NOTFOUND":  because(sent(outPacket, internalError), "of what came in it is not told on which side of the host it was"),
+	"TC_RECLASSIFY_LOOP": because(sent(outPacket, internalError), "of what came in it is not told on which side of the host it was"),
 
 	// IPsec and PSP.
 	"XFRM_POLICY": join(in(ipsecFailure), forward(ipsecFailure), sent(outPacket, ipsecFailure)),

@@ -12,7 +12,7 @@ import (
 func TestDrops(t *testing.T) {
 	stages := map[string][]DropStage{
 		inPacket:  {DropArrived, DropDelivered, DropForwarded},
-		outPacket: {DropForwarded, DropSent}, // what is passed on goes out, too
+		outPacket: {DropArrived, DropForwarded, DropSent}, // what is passed on goes out, too
 		onward:    {DropForwarded}, inTransport: {DropArrived, DropDelivered}, outTransport: {DropSent},
 	}
 	DropReasons(func(name string, d Drop) {

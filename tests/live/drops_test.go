@@ -38,14 +38,21 @@ func newDropping(t *testing.T) *dropping {
 	d.process = d.on(d.host, testbed.ProcOptions{})
 	for _, f := range d.families() {
 		d.taps[f.layer] = newTap(t, d.peerEnd, etherTypes[f.layer])
-		err := d.host.Netlink().NeighAdd(&netlink.Neigh{
-			LinkIndex: d.hostEnd.Index, State: netlink.NUD_PERMANENT, IP: d.stranger(f).AsSlice(), HardwareAddr: d.peerEnd.MAC,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		d.knows(d.hostEnd, d.stranger(f), d.peerEnd.MAC)
+		d.knows(d.hostFar, addressOf(f, d.farEnd), d.farEnd.MAC)
 	}
 	return d
+}
+
+// knows gives the host a neighbour that it need not ask for.
+func (d *dropping) knows(link testbed.End, ip netip.Addr, mac net.HardwareAddr) {
+	d.t.Helper()
+	err := d.host.Netlink().NeighSet(&netlink.Neigh{
+		LinkIndex: link.Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: mac,
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 func (d *dropping) stranger(f family) netip.Addr { return d.pick(f, "10.77.0.77", "fd77::77") }
@@ -337,14 +344,15 @@ var causes = []cause{
 			d.send(f, summed(p))
 			return w
 		}},
-	{"no neighbour behind a router", "v4 v6", "NEIGH_FAILED", "IPFORWARD", "network AddressResolutionFailure",
+	// of an IPv6 neighbour the kernel gives no reason
+	{"no neighbour behind a router", "v4", "NEIGH_FAILED", "IPFORWARD", "network AddressResolutionFailure",
 		func(t *testing.T, d *dropping, f family) way {
 			d.quickNeighbours(t, f, "h1")
 			w := way{d.stranger(f), d.pick(f, "10.77.1.99", "fd77:1::99")}
 			d.send(f, datagram(t, w))
 			return w
 		}},
-	{"no neighbour", "v4 v6", "NEIGH_FAILED", "OUTBOUND_IPPACKET", "network AddressResolutionFailure",
+	{"no neighbour", "v4", "NEIGH_FAILED", "OUTBOUND_IPPACKET", "network AddressResolutionFailure",
 		func(t *testing.T, d *dropping, f family) way {
 			d.quickNeighbours(t, f, "h0")
 			return d.sends(t, f, d.pick(f, "10.77.0.98", "fd77::98"), 1)
@@ -352,6 +360,29 @@ var causes = []cause{
 	{"too many wait for a neighbour", "v4 v6", "NEIGH_QUEUEFULL", "OUTBOUND_IPPACKET", "network QueueFull",
 		func(t *testing.T, d *dropping, f family) way {
 			return d.sends(t, f, d.pick(f, "10.77.0.97", "fd77::97"), 400)
+		}},
+	{"queue of a link that is full", "v4 v6", "QDISC_DROP", "OUTBOUND_IPPACKET", "network QueueFull",
+		func(t *testing.T, d *dropping, f family) way {
+			d.slow(t, d.hostEnd)
+			return d.sends(t, f, d.stranger(f), 20)
+		}},
+	// IPv6 gives no reason
+	{"queue of the next link that is full", "v4 v6", "QDISC_DROP", "OUTBOUND_IPPACKET", "network QueueFull",
+		func(t *testing.T, d *dropping, f family) way {
+			d.slow(t, d.hostFar)
+			for range 20 {
+				d.send(f, d.toFar(f).udp(t, strings.Repeat("x", 1400)))
+			}
+			return d.toFar(f)
+		}},
+	{"no route any more", "v4", "IP_OUTNOROUTES", "OUTBOUND_TRANSPORT", "network NoRoute",
+		func(t *testing.T, d *dropping, f family) way {
+			s := d.dial(d.process, f.tcp, at(v6OrV4(addressOf(f, d.farEnd)), 8080))
+			d.withoutRoute(t, f, func() {
+				dropped.want(t, d.process.Exchange(s, "hello", testbed.Options{Timeout: soon}))
+			})
+			d.process.CloseSock(s)
+			return way{addressOf(f, d.hostFar), addressOf(f, d.farEnd)}
 		}},
 
 	{"bad checksum of UDP", "v4 v6", "UDP_CSUM", "INBOUND_TRANSPORT", "transport ChecksumInvalid",
@@ -409,6 +440,51 @@ func (d *dropping) quickNeighbours(t *testing.T, f family, link string) {
 	neigh := map[string]string{"V4": "ipv4", "V6": "ipv6"}[f.layer] + "/neigh/" + link + "/"
 	set(t, d.host, neigh+"retrans_time_ms", "20")
 	set(t, d.host, neigh+"mcast_solicit", "1")
+}
+
+// slow gives a link of the host a queue that has no room.
+func (d *dropping) slow(t *testing.T, link testbed.End) {
+	t.Helper()
+	h := d.host.Netlink()
+	q := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       1000, Limit: 2000, Buffer: 100000,
+	}
+	if err := h.QdiscAdd(q); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.QdiscDel(q) })
+}
+
+// withoutRoute runs f while the host has no route to the far end.
+func (d *dropping) withoutRoute(t *testing.T, fam family, f func()) {
+	t.Helper()
+	h := d.host.Netlink()
+	to := addressOf(fam, d.farEnd)
+	bits := 24
+	if to.Is6() {
+		bits = 64
+	}
+	route := &netlink.Route{LinkIndex: d.hostFar.Index, Dst: ipNet(netip.PrefixFrom(to, bits).Masked())}
+	if to.Is4() {
+		route.Scope = unix.RT_SCOPE_LINK
+	}
+	if err := h.RouteDel(route); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := h.RouteAdd(route); err != nil {
+			t.Error(err)
+		}
+	}()
+	f()
+}
+
+func v6OrV4(a netip.Addr) string {
+	if a.Is6() {
+		return v6(a)
+	}
+	return a.String()
 }
 
 // sends has the host send datagrams.
@@ -484,6 +560,7 @@ func discards(layer string) string { return "[" + layer + "_V4_DISCARD, " + laye
 func TestDrops(t *testing.T) {
 	d := newDropping(t)
 	d.listenTCP(d.process, 8080)
+	d.listenTCP(d.on(d.far, testbed.ProcOptions{}), 8080)
 	var rules strings.Builder
 	for _, layer := range dropLayers(t) {
 		rules.WriteString(rule("BLOCK", "See it", discards(layer), 0))
@@ -507,11 +584,11 @@ func TestDrops(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				direction := map[string]string{"IPFORWARD": "forward", "OUTBOUND_IPPACKET": "out"}[c.layer]
+				direction := map[string]string{"IPFORWARD": "forward", "OUTBOUND_IPPACKET": "out", "OUTBOUND_TRANSPORT": "out"}[c.layer]
 				if direction == "" {
 					direction = "in"
 				}
-				if e.Direction != direction || e.Action != "block" || e.FilterName != "See it" || e.DiscardFilterID != 0 || e.Interface == "" {
+				if e.Direction != direction || e.Action != "block" || e.FilterName != "See it" || e.DiscardFilterID != 0 || (e.Interface == "") != (c.layer == "OUTBOUND_TRANSPORT") {
 					t.Errorf("event %+v", e)
 				}
 				d.wantHits(layer, "See it")
