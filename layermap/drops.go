@@ -65,18 +65,19 @@ func (d Drop) Discards() bool { return d.At != [DropStages]Discard{} }
 // DropReason finds a drop reason by its name in the kernel, such as
 // SKB_DROP_REASON_IP_CSUM. What it is called stays the same, its number does not.
 func DropReason(name string) (Drop, bool) {
-	d, ok := drops[trimDropReason(name)]
+	d, ok := drops[ShortDropReason(name)]
 	return d, ok
 }
 
-func trimDropReason(name string) string {
+// ShortDropReason is the name of a drop reason without what the kernel puts before all.
+func ShortDropReason(name string) string {
 	if short, ok := strings.CutPrefix(name, "SKB_DROP_REASON_"); ok {
 		return short
 	}
 	return strings.TrimPrefix(name, "SKB_")
 }
 
-// DropReasons calls fn for each drop reason that is known.
+// DropReasons calls fn for each drop reason that is known, by its short name.
 func DropReasons(fn func(name string, d Drop)) {
 	for name, d := range drops {
 		fn(name, d)

@@ -12,8 +12,9 @@ import (
 	"github.com/wfpebpf/wfpebpf/layermap"
 )
 
-// kernelDropReasons are the names and numbers of the running kernel's drop reasons.
-func kernelDropReasons() (map[string]uint32, error) {
+// DropReasons are the drop reasons that the running kernel has (enum skb_drop_reason),
+// and their numbers.
+func DropReasons() (map[string]uint32, error) {
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
 		return nil, err
@@ -32,7 +33,7 @@ func kernelDropReasons() (map[string]uint32, error) {
 // fillDrops tells the program at kfree_skb what each of this kernel's drop reasons is to
 // WFP. One that this version does not know, of a newer kernel, is none of WFP's.
 func (e *Engine) fillDrops() error {
-	reasons, err := kernelDropReasons()
+	reasons, err := DropReasons()
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 // Every drop reason of this kernel has its row: a discard of WFP's, or why it is none.
 func TestDropReasonsOfKernel(t *testing.T) {
-	reasons, err := kernelDropReasons()
+	reasons, err := DropReasons()
 	if err != nil {
 		t.Skip(err) // a kernel without BTF
 	}

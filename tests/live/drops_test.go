@@ -596,3 +596,201 @@ func TestDrops(t *testing.T) {
 		}
 	}
 }
+
+// causeOf is a cause of the table by its name.
+func causeOf(t *testing.T, name string) cause {
+	t.Helper()
+	i := slices.IndexFunc(causes, func(c cause) bool { return c.name == name })
+	if i < 0 {
+		t.Fatalf("no cause %q", name)
+	}
+	return causes[i]
+}
+
+// The fields of a drop are those of its packet, as its layer's own blocks have them.
+func TestDropsConditions(t *testing.T) {
+	d := newDropping(t)
+	index := func(e testbed.End) string { return fmt.Sprint(e.Index) }
+	for _, row := range []struct {
+		cause string
+		// on these, S, H and F stand for the addresses of the stranger, the host and the far end
+		meets, not []string
+	}{
+		{"shorter than it says",
+			[]string{"{IP_REMOTE_ADDRESS: S}", "{IP_LOCAL_ADDRESS: H}", "{IP_LOCAL_ADDRESS_TYPE: unicast}", "{IP_LOCAL_INTERFACE: h0}",
+				"{INTERFACE_INDEX: " + index(d.hostEnd) + "}", "{INTERFACE_TYPE: 6}", "{FLAGS: {match: FLAGS_NONE_SET, value: [IS_LOOPBACK, IS_FRAGMENT]}}"},
+			[]string{"{IP_REMOTE_ADDRESS: H}", "{IP_LOCAL_ADDRESS: S}", "{IP_LOCAL_ADDRESS_TYPE: multicast}", "{IP_LOCAL_INTERFACE: [h1, lo]}",
+				"{INTERFACE_INDEX: " + index(d.hostFar) + "}", "{FLAGS: [IS_FRAGMENT]}"}},
+		{"bad checksum of UDP",
+			[]string{"{IP_REMOTE_ADDRESS: S}", "{IP_LOCAL_ADDRESS: H}", "{IP_PROTOCOL: udp}", "{IP_LOCAL_PORT: 8080}", "{IP_REMOTE_PORT: 5000}",
+				"{IP_LOCAL_INTERFACE: h0}", "{INTERFACE_INDEX: " + index(d.hostEnd) + "}", "{FLAGS: {match: FLAGS_NONE_SET, value: [IS_LOOPBACK]}}"},
+			[]string{"{IP_REMOTE_ADDRESS: H}", "{IP_LOCAL_ADDRESS: S}", "{IP_PROTOCOL: tcp}", "{IP_LOCAL_PORT: 5000}", "{IP_REMOTE_PORT: 8080}",
+				"{IP_LOCAL_INTERFACE: h1}", "{FLAGS: [IS_LOOPBACK]}"}},
+		{"TTL at a router",
+			[]string{"{IP_SOURCE_ADDRESS: S}", "{IP_DESTINATION_ADDRESS: F}", "{IP_LOCAL_INTERFACE: h0}", "{IP_FORWARD_INTERFACE: h1}",
+				"{SOURCE_INTERFACE_INDEX: " + index(d.hostEnd) + "}", "{DESTINATION_INTERFACE_INDEX: " + index(d.hostFar) + "}",
+				"{FLAGS: {match: FLAGS_NONE_SET, value: [IS_FRAGMENT]}}"},
+			[]string{"{IP_SOURCE_ADDRESS: F}", "{IP_DESTINATION_ADDRESS: S}", "{IP_LOCAL_INTERFACE: h1}", "{IP_FORWARD_INTERFACE: h0}",
+				"{SOURCE_INTERFACE_INDEX: " + index(d.hostFar) + "}"}},
+		{"too many wait for a neighbour",
+			[]string{"{IP_LOCAL_ADDRESS: H}", "{IP_LOCAL_INTERFACE: h0}", "{INTERFACE_INDEX: " + index(d.hostEnd) + "}"},
+			[]string{"{IP_REMOTE_ADDRESS: H}", "{IP_LOCAL_ADDRESS: S}", "{IP_LOCAL_INTERFACE: h1}"}},
+	} {
+		c := causeOf(t, row.cause)
+		for _, f := range d.families() {
+			address := strings.NewReplacer(": S}", `: "`+d.stranger(f).String()+`"}`, ": H}", `: "`+addressOf(f, d.hostEnd).String()+`"}`,
+				": F}", `: "`+addressOf(f, d.farEnd).String()+`"}`)
+			layer := c.layer + "_" + f.layer + "_DISCARD"
+			for decides, list := range map[string][]string{"Block it": row.meets, "Permit the rest": row.not} {
+				for _, conditions := range list {
+					t.Run(row.cause+" "+f.name+" "+conditions, func(t *testing.T) {
+						d.t = t
+						d.apply(blocks(layer, address.Replace(conditions)))
+						d.events()
+						w := c.make(t, d, f)
+						deadline := time.Now().Add(3 * time.Second)
+						for d.hits(layer, decides) == 0 && time.Now().Before(deadline) {
+							time.Sleep(10 * time.Millisecond)
+						}
+						d.wantHits(layer, decides)
+						if _, err := d.find(layer, c.discard, w, 0); (err == nil) != (decides == "Block it") {
+							t.Errorf("an event of a block: %v", err)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// All that an event says of a drop.
+func TestDropsEvent(t *testing.T) {
+	d := newDropping(t)
+	d.apply(blocks(discards("INBOUND_TRANSPORT")))
+	for _, f := range d.families() {
+		c := causeOf(t, "bad checksum of UDP")
+		layer := c.layer + "_" + f.layer + "_DISCARD"
+		e, err := d.find(layer, c.discard, c.make(t, d, f), 3*time.Second)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		want := loader.Event{
+			Time: e.Time, Layer: layer, Action: "block", FilterID: e.FilterID, FilterName: "Block it", SubLayer: "UNIVERSAL",
+			Direction: "in", Protocol: unix.IPPROTO_UDP, Interface: "h0", DiscardModule: "transport", DiscardReason: "ChecksumInvalid",
+			Src: netip.AddrPortFrom(d.stranger(f), 5000).String(), Dst: netip.AddrPortFrom(addressOf(f, d.hostEnd), 8080).String(),
+		}
+		if e != want {
+			t.Errorf("event %+v,\nwant  %+v", e, want)
+		}
+	}
+}
+
+// A header that cannot be read has no addresses to meet a condition, and is seen.
+func TestDropsWithoutAddresses(t *testing.T) {
+	d := newDropping(t)
+	for _, f := range d.families() {
+		layer := "INBOUND_IPPACKET_" + f.layer + "_DISCARD"
+		d.apply(blocks(layer, `{IP_REMOTE_ADDRESS: "`+d.stranger(f).String()+`"}`))
+		p := datagram(t, d.toHost(f))
+		p[0] = 0xf0 | p[0]&15 // version 15
+		d.send(f, p)
+		deadline := time.Now().Add(3 * time.Second)
+		for d.hits(layer, "Permit the rest") == 0 && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		d.wantHits(layer, "Permit the rest")
+		if n := d.hits(layer, "Block it"); n != 0 {
+			t.Errorf("%s: an address that nobody can read was met %d times", layer, n)
+		}
+	}
+}
+
+// What a filter blocks is dropped by the kernel, too, and is one discard all the same.
+func TestDropsOfOwnBlocks(t *testing.T) {
+	d := newDropping(t)
+	d.listenTCP(d.process, 8080)
+	for _, f := range d.families() {
+		for layer, way := range map[string]way{
+			"INBOUND_IPPACKET": d.toHost(f), "INBOUND_TRANSPORT": d.toHost(f), "IPFORWARD": d.toFar(f), "OUTBOUND_TRANSPORT": {addressOf(f, d.hostEnd), d.stranger(f)},
+			"OUTBOUND_IPPACKET": {addressOf(f, d.hostEnd), d.stranger(f)},
+		} {
+			t.Run(layer+" "+f.name, func(t *testing.T) {
+				d.t = t
+				var all []string
+				for _, l := range dropLayers(t) {
+					all = append(all, l+"_"+f.layer+"_DISCARD")
+				}
+				field := "IP_REMOTE_ADDRESS"
+				if layer == "IPFORWARD" {
+					field = "IP_SOURCE_ADDRESS"
+				}
+				name := layer + "_" + f.layer
+				d.apply("filters:\n" + rule("BLOCK", "Block it", name, 8, "{"+field+`: "`+d.stranger(f).String()+`"}`) +
+					rule("BLOCK", "See it", "["+strings.Join(all, ", ")+"]", 0))
+				d.events()
+				if strings.HasPrefix(layer, "OUTBOUND") {
+					s := d.open(d.process, f.udp, at(f.host, 0))
+					d.process.SendTo(s, netip.AddrPortFrom(d.stranger(f), 9).String(), "hello")
+					d.process.CloseSock(s)
+				} else {
+					d.send(f, datagram(t, way))
+				}
+				if _, err := d.find(name+"_DISCARD", "general FirewallPolicy", way, 3*time.Second); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(50 * time.Millisecond)
+				for _, e := range d.events() {
+					if e.DiscardModule != "" && addressIn(e.Src) == way.from {
+						t.Errorf("the block is discarded again: %+v", e)
+					}
+				}
+			})
+		}
+	}
+}
+
+// What another namespace drops is its own affair.
+func TestDropsOfOthers(t *testing.T) {
+	d := newDropping(t)
+	d.apply(blocks(discards("INBOUND_TRANSPORT")))
+	c := causeOf(t, "bad checksum of UDP")
+	for _, f := range d.families() {
+		out := newTap(t, d.hostEnd, etherTypes[f.layer])
+		w := way{addressOf(f, d.hostEnd), addressOf(f, d.peerEnd)}
+		p := datagram(t, w)
+		p[headerSize(p)+6] ^= 0xff
+		kind := binary.BigEndian.AppendUint16(nil, etherTypes[f.layer])
+		if _, err := unix.Write(out.fd, slices.Concat(d.peerEnd.MAC, d.hostEnd.MAC, kind, p)); err != nil {
+			t.Fatal(err)
+		}
+		layer := c.layer + "_" + f.layer + "_DISCARD"
+		if _, err := d.find(layer, c.discard, c.make(t, d, f), 3*time.Second); err != nil {
+			t.Error(err) // its own comes later, and is seen
+		}
+		if n := d.hits(layer, "Block it"); n != 1 {
+			t.Errorf("%s: %d drops, want the host's own", layer, n)
+		}
+	}
+}
+
+// The kernel's drops are looked at only where somebody asks.
+func TestDropsPayForUse(t *testing.T) {
+	b := newBed(t)
+	for _, row := range []struct {
+		policy string
+		want   bool
+	}{
+		{blocks(both("INBOUND_IPPACKET"), "{IP_LOCAL_ADDRESS_TYPE: multicast}"), false},
+		{blocks(discards("ALE_AUTH_CONNECT")), false},
+		{blocks(discards("INBOUND_IPPACKET")), true},
+		{blocks("IPFORWARD_V6_DISCARD"), true},
+		{"filters: []\n", false},
+	} {
+		b.apply(row.policy)
+		got := slices.ContainsFunc(b.hooks(), func(name string) bool { return strings.HasPrefix(name, "kfree_skb") })
+		if got != row.want {
+			t.Errorf("%s: hooks %q", row.policy, b.hooks())
+		}
+	}
+}
