@@ -557,8 +557,10 @@ const (
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
+	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
+	WFPProgWfpAnswer          = "wfp_answer"
 	WFPProgWfpBind4           = "wfp_bind4"
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
@@ -574,6 +576,7 @@ const (
 	WFPProgWfpOldSubflows     = "wfp_old_subflows"
 	WFPProgWfpPostBind4       = "wfp_post_bind4"
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
+	WFPProgWfpSendReset       = "wfp_send_reset"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
@@ -663,6 +666,7 @@ type WFPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPProgramSpecs struct {
+	WfpAnswer         *ebpf.ProgramSpec `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.ProgramSpec `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
@@ -678,6 +682,7 @@ type WFPProgramSpecs struct {
 	WfpOldSubflows    *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
+	WfpSendReset      *ebpf.ProgramSpec `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
 	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
@@ -720,6 +725,7 @@ type WFPMapSpecs struct {
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -803,6 +809,7 @@ type WFPMaps struct {
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -831,6 +838,7 @@ func (m *WFPMaps) Close() error {
 		m.Principals,
 		m.Routes,
 		m.Sockets,
+		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
@@ -877,6 +885,7 @@ type WFPVariables struct {
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPPrograms struct {
+	WfpAnswer         *ebpf.Program `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.Program `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.Program `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.Program `ebpf:"wfp_connect4"`
@@ -892,6 +901,7 @@ type WFPPrograms struct {
 	WfpOldSubflows    *ebpf.Program `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.Program `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
+	WfpSendReset      *ebpf.Program `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
 	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
@@ -910,6 +920,7 @@ type WFPPrograms struct {
 
 func (p *WFPPrograms) Close() error {
 	return _WFPClose(
+		p.WfpAnswer,
 		p.WfpBind4,
 		p.WfpBind6,
 		p.WfpConnect4,
@@ -925,6 +936,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpOldSubflows,
 		p.WfpPostBind4,
 		p.WfpPostBind6,
+		p.WfpSendReset,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
 		p.WfpSkbEgress,

@@ -36,6 +36,9 @@ const baseKernel = "6.1"
 // a socket, and so no ping, which would pass unseen.
 const netfilterKernel = "6.4"
 
+// resetKernel is the first whose tcp_send_reset tells of packets without a socket.
+const resetKernel = "6.10"
+
 // discardHook makes the row of a discard layer of packets; where names the part of the
 // stack it reports on, kernel the first on which that can block.
 func discardHook(where, kernel string) Hook {
@@ -50,8 +53,14 @@ func discardHook(where, kernel string) Hook {
 func dropHook(where, kernel, unlike string) Hook {
 	h := discardHook(where, kernel)
 	h.Name, h.Program = "own blocks; tp_btf/kfree_skb", "as the layer's own, tracing"
-	h.Differs = "of the kernel's drops those are seen whose drop reason belongs to " + where + ": " + unlike + "; " + whatDropsHide
+	h.Differs = kernelDrops(where, unlike)
 	return h
+}
+
+// kernelDrops says which drops of the kernel are seen at the discard layer of a part of
+// the stack.
+func kernelDrops(where, unlike string) string {
+	return "of the kernel's drops those are seen whose drop reason belongs to " + where + ": " + unlike + "; " + whatDropsHide
 }
 
 // whatDropsHide is what cannot be seen of the kernel's drops at any layer.
@@ -124,8 +133,15 @@ var hooks = map[string]Hook{
 		Differs:   "each fragment is seen once; WFP shows fragments again, and the whole once reassembled",
 		MinKernel: baseKernel, Live: true,
 	},
-	"INBOUND_IPPACKET_DISCARD": dropHook("the network layer's receive path", baseKernel,
-		"all fragments that cannot be put together have one reason; on 6.12 and before bad addresses have none"),
+	"INBOUND_IPPACKET_DISCARD": {
+		Name:    "own blocks; tp_btf/kfree_skb; UDP without an endpoint at netfilter LOCAL_OUT (6.4), when its port unreachable is about to leave",
+		Program: "sched_cls, netfilter, tracing", Fidelity: Close,
+		Differs: "of datagrams to closed ports those are seen that the kernel answers (it limits how many); " +
+			"their interface is the one by which the answer leaves; what other firewalls reject as port unreachable is taken for one; " +
+			kernelDrops("the network layer's receive path",
+				"all fragments that cannot be put together have one reason; on 6.12 and before bad addresses have none"),
+		MinKernel: baseKernel, Live: true,
+	},
 	"OUTBOUND_IPPACKET": {
 		Name: "tcx egress, before the frame layers (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
 		Differs:   "sees the fragments; WFP sees the packet just before it is fragmented",
@@ -149,9 +165,15 @@ var hooks = map[string]Hook{
 		Differs:   "the first fragment stands for an IPv6 datagram; packets to closed ports are seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"INBOUND_TRANSPORT_DISCARD": dropHook("the transport layer's receive path", netfilterKernel,
-		"want of room and security modules are the network's reasons; of a TCP segment's flags it is not told whether they were a listener's; "+
-			"a reset that is obeyed is seen, too; below 6.11 TCP's drops of data are not seen; ICMP errors are seen here"),
+	"INBOUND_TRANSPORT_DISCARD": {
+		Name:    "own blocks; tp_btf/kfree_skb; TCP without an endpoint at tp_btf/tcp_send_reset, and its RST at netfilter LOCAL_OUT",
+		Program: "netfilter, tracing", Fidelity: Close,
+		Differs: "of TCP packets to closed ports those are seen that a RST would answer; they have been to INBOUND_TRANSPORT, too; " +
+			kernelDrops("the transport layer's receive path",
+				"want of room and security modules are the network's reasons; of a TCP segment's flags it is not told whether they were a listener's; "+
+					"a reset that is obeyed is seen, too; below 6.11 TCP's drops of data are not seen; ICMP errors are seen here"),
+		MinKernel: resetKernel, Live: true,
+	},
 	"OUTBOUND_TRANSPORT": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact, MinKernel: netfilterKernel, Live: true,
 	},

@@ -112,7 +112,9 @@ func TestDiscardLayers(t *testing.T) {
 		if !h.Live {
 			continue
 		}
-		if h.MinKernel != of.Hook().MinKernel {
+		// packets to closed ports need more than the layer itself
+		ofTransport := l.ID == InboundTransportV4Discard || l.ID == InboundTransportV6Discard
+		if h.MinKernel != of.Hook().MinKernel && !(ofTransport && h.MinKernel == resetKernel) {
 			t.Errorf("%s wants kernel %s, %s %s", l.FWPS(), h.MinKernel, of.FWPS(), of.Hook().MinKernel)
 		}
 		for _, f := range l.Fields {

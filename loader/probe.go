@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -76,18 +77,23 @@ func probe() []LayerStatus {
 }
 
 func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
+	means := ""
 	for _, h := range hooks {
 		if !h.carries(id) {
+			continue
+		}
+		if h.kind == onAnswer && !haveNetfilterLinks() {
+			means = "own blocks alone: no netfilter links here (6.4), and so no datagrams to closed ports"
 			continue
 		}
 		if err := refused[h.program]; err != nil {
 			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
 		}
 		if h.kind.onTC() && !haveTCX() {
-			return true, "by clsact: no tcx here (6.6)"
+			means = strings.TrimPrefix(means+"; by clsact: no tcx here (6.6)", "; ")
 		}
 	}
-	return true, ""
+	return true, means
 }
 
 // probePrograms loads all programs at once, and one by one where that fails,
@@ -160,7 +166,7 @@ func probeLinks(coll *ebpf.Collection) map[string]error {
 				l, err = attachXDP(lo, prog)
 			case h.kind.onTC() && haveTCX():
 				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: prog, Attach: h.attach})
-			case h.kind == onLocalIn, h.kind == onForward, h.kind == onLocalOut:
+			case h.kind == onLocalIn, h.kind == onForward, h.kind == onLocalOut, h.kind == onAnswer:
 				l, err = attachNetfilter(&h, prog)
 			default:
 				continue

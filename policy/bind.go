@@ -132,7 +132,7 @@ func (b *binder) outright(d *draft) *reason {
 		return because(classBootTime, "boot-time")
 	case f.Flags&filter.FlagDisabled != 0:
 		return because(classDisabled, "disabled")
-	case d.windows && f.Action.IsCallout() && !b.registered[f.Callout]:
+	case d.windows && f.Action.IsCallout() && !b.registered[f.Callout] && !f.SilentDrops():
 		return because(classCallout, "callout %s is not provided here", b.calloutName(d))
 	case f.Layer == unknownLayer:
 		return d.refuse

@@ -4,9 +4,13 @@ package live
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 // refusal is traffic that a filter blocks at a layer.
@@ -35,17 +39,12 @@ func silently(err error) bool { return err == nil }
 var (
 	goesNowhere = outcome{"success of the call", silently, soon}
 
-	refusalsOfHost = []refusal{
+	// at links and sockets
+	refusals = []refusal{
 		{"INBOUND_IPPACKET", func(f family) string { return "{IP_REMOTE_ADDRESS: " + yamlAddress(f.peerSecond) + "}" },
 			fromAsker(udp(8080).fromPeerSecond()), dropped, "{INTERFACE_INDEX: 9999}"},
 		{"OUTBOUND_IPPACKET", func(f family) string { return "{IP_REMOTE_ADDRESS: " + yamlAddress(f.peerSecond) + "}" },
 			fromAsker(udp(8080).fromPeerSecond()), dropped, "{INTERFACE_INDEX: 9999}"},
-		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
-		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
-		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
-			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
-		}, goesNowhere, "{FLAGS: [IS_FRAGMENT]}"},
-		{"OUTBOUND_ICMP_ERROR", same("{IP_LOCAL_INTERFACE: h0}"), noPort.try, goesNowhere, "{ICMP_TYPE: 200}"},
 		{"ALE_RESOURCE_ASSIGNMENT", same("{IP_LOCAL_PORT: 8082}"), func(e *failing, f family) error {
 			return bindTCP(hostFirst, 8082)(e.host, f)
 		}, denied, "{IP_LOCAL_PORT: 8080}"},
@@ -53,6 +52,16 @@ var (
 		{"ALE_AUTH_RECV_ACCEPT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_PROTOCOL: udp}"},
 		{"ALE_FLOW_ESTABLISHED", same("{IP_LOCAL_PORT: 8081}"), fromAsker(udp(8081)), dropped, "{DIRECTION: 0}"},
 	}
+	// at netfilter, where the host routes
+	refusalsOfHost = []refusal{
+		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
+		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
+		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
+			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
+		}, goesNowhere, "{FLAGS: [IS_FRAGMENT]}"},
+		{"OUTBOUND_ICMP_ERROR", same("{IP_LOCAL_INTERFACE: h0}"), noPort.try, goesNowhere, "{ICMP_TYPE: 200}"},
+	}
+	// where it asks
 	refusalsOfAsker = []refusal{
 		{"INBOUND_ICMP_ERROR", same("{EMBEDDED_REMOTE_PORT: 9999}"), noPort.try, goesNowhere, "{EMBEDDED_REMOTE_PORT: 9998}"},
 	}
@@ -60,17 +69,20 @@ var (
 
 // What a filter blocks is classified at the discard layer next, with the same fields.
 // Its event names what blocked; whatever it says, the traffic stays blocked.
-func TestDiscardOfOwnBlocks(t *testing.T) {
-	for name, rows := range map[string][]refusal{"host routes": refusalsOfHost, "host asks": refusalsOfAsker} {
-		t.Run(name, func(t *testing.T) {
-			e := newFailing(t, name == "host routes")
-			e.listen(e.host, 8080, 8081)
-			for _, row := range rows {
-				for _, f := range e.families() {
-					t.Run(row.layer+" "+f.name, func(t *testing.T) { row.run(t, e, f) })
-				}
-			}
-		})
+func TestDiscard(t *testing.T) { discards(t, true, refusals) }
+
+func TestDiscardAtNetfilter(t *testing.T) {
+	t.Run("the host routes", func(t *testing.T) { discards(t, true, refusalsOfHost) })
+	t.Run("the host asks", func(t *testing.T) { discards(t, false, refusalsOfAsker) })
+}
+
+func discards(t *testing.T, hostRoutes bool, rows []refusal) {
+	e := newFailing(t, hostRoutes)
+	e.listen(e.host, 8080, 8081)
+	for _, row := range rows {
+		for _, f := range e.families() {
+			t.Run(row.layer+" "+f.name, func(t *testing.T) { row.run(t, e, f) })
+		}
 	}
 }
 
@@ -120,4 +132,69 @@ func (b *bed) waitEvents(t *testing.T, layer string) (list []loader.Event) {
 		return slices.ContainsFunc(list, func(ev loader.Event) bool { return ev.Layer == layer })
 	})
 	return list
+}
+
+// Without an endpoint, TCP is judged before its RST leaves, UDP before the ICMP error
+// that says so. A block silences both; the open port answers as before.
+func TestClosedPorts(t *testing.T) {
+	b := newBed(t)
+	host, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(host, 8080)
+	b.listen(peer, 8080)
+	unheard := failsWith(unix.ECONNREFUSED)
+	for _, row := range []struct {
+		layer, module, reason string
+		protocol              uint8
+		network               func(family) string
+	}{
+		{"INBOUND_TRANSPORT", "transport", "EndpointNotFound", 6, func(f family) string { return f.tcp }},
+		{"INBOUND_IPPACKET", "network", "PortUnreachable", 17, func(f family) string { return f.udp }},
+	} {
+		for _, f := range b.families() {
+			t.Run(row.layer+" "+f.name, func(t *testing.T) {
+				layer := row.layer + "_" + f.layer + "_DISCARD"
+				conditions := "{FLAGS: {match: FLAGS_NONE_SET, value: [IS_LOOPBACK]}}"
+
+				b.apply("filters:\n" + rule("PERMIT", "Look on", layer, 0))
+				unheard.want(t, knock(peer, row.network(f), "", at(f.host, closed), unheard))
+				b.wantHits(layer, "Look on")
+
+				b.apply("filters:\n" + rule("BLOCK", "Block it", layer, 0, conditions) +
+					rule("PERMIT", "See RST", "OUTBOUND_TRANSPORT_"+f.layer, 0, "{IP_LOCAL_PORT: "+strconv.Itoa(closed)+"}") +
+					rule("PERMIT", "See error", "OUTBOUND_ICMP_ERROR_"+f.layer, 0))
+				b.events()
+				dropped.want(t, knock(peer, row.network(f), at(f.peer, 5000), at(f.host, closed), dropped))
+				e := b.wantBlock(layer, "Block it")
+				want := loader.Event{
+					Time: e.Time, Layer: layer, Action: "block", FilterID: e.FilterID, FilterName: "Block it", SubLayer: "UNIVERSAL",
+					Direction: "in", Protocol: row.protocol, Src: at(f.peer, 5000), Dst: at(f.host, closed), Interface: "h0",
+					DiscardModule: row.module, DiscardReason: row.reason,
+				}
+				if row.protocol == 17 { // the layer has no ports
+					want.Src, want.Dst = bare(f.peer), bare(f.host)
+				}
+				if e != want {
+					t.Errorf("event %+v,\nwant  %+v", e, want)
+				}
+				if n := b.hits("OUTBOUND_TRANSPORT_"+f.layer, "See RST") + b.hits("OUTBOUND_ICMP_ERROR_"+f.layer, "See error"); n > 0 {
+					t.Errorf("%d answers that were silenced came further", n)
+				}
+				each(t, peer, f, []call{tcp(8080), mptcp(8080), udp(8080)}, passes)
+				unheard.want(t, knock(host, row.network(f), "", at(f.loopback, closed), unheard))
+				// the peer's ports are none of ours
+				unheard.want(t, knock(host, row.network(f), "", at(f.peer, closed), unheard))
+			})
+		}
+	}
+}
+
+// knock tries a port by a connected socket, which is told where nobody is.
+func knock(p *testbed.Proc, network, local, to string, o outcome) error {
+	opt := testbed.Options{Local: local, Timeout: o.limit}
+	s, err := p.Dial(network, to, opt)
+	if err != nil {
+		return err
+	}
+	defer p.CloseSock(s)
+	return p.Exchange(s, "hello", opt)
 }

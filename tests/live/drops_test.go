@@ -569,7 +569,7 @@ func dropLayers(t *testing.T) (list []string) {
 	return list
 }
 
-func discards(layer string) string { return "[" + layer + "_V4_DISCARD, " + layer + "_V6_DISCARD]" }
+func discardOf(layer string) string { return "[" + layer + "_V4_DISCARD, " + layer + "_V6_DISCARD]" }
 
 // What the kernel drops is seen at its layer, with module and reason.
 func TestDrops(t *testing.T) {
@@ -578,7 +578,7 @@ func TestDrops(t *testing.T) {
 	d.listenTCP(d.on(d.far, testbed.ProcOptions{}), 8080)
 	var rules strings.Builder
 	for _, layer := range dropLayers(t) {
-		rules.WriteString(rule("BLOCK", "See it", discards(layer), 0))
+		rules.WriteString(rule("BLOCK", "See it", discardOf(layer), 0))
 	}
 	d.apply("filters:\n" + rules.String())
 	for _, c := range causes {
@@ -681,7 +681,7 @@ func TestDropsConditions(t *testing.T) {
 // All that an event says of a drop.
 func TestDropsEvent(t *testing.T) {
 	d := newDropping(t)
-	d.apply(blocks(discards("INBOUND_TRANSPORT")))
+	d.apply(blocks(discardOf("INBOUND_TRANSPORT")))
 	for _, f := range d.families() {
 		c := causeOf(t, "bad checksum of UDP")
 		layer := c.layer + "_" + f.layer + "_DISCARD"
@@ -768,7 +768,7 @@ func TestDropsOfOwnBlocks(t *testing.T) {
 // What another namespace drops is its own affair.
 func TestDropsOfOthers(t *testing.T) {
 	d := newDropping(t)
-	d.apply(blocks(discards("INBOUND_TRANSPORT")))
+	d.apply(blocks(discardOf("INBOUND_TRANSPORT")))
 	c := causeOf(t, "bad checksum of UDP")
 	for _, f := range d.families() {
 		out := newTap(t, d.hostEnd, etherTypes[f.layer])
@@ -797,8 +797,8 @@ func TestDropsPayForUse(t *testing.T) {
 		want   bool
 	}{
 		{blocks(both("INBOUND_IPPACKET"), "{IP_LOCAL_ADDRESS_TYPE: multicast}"), false},
-		{blocks(discards("ALE_AUTH_CONNECT")), false},
-		{blocks(discards("INBOUND_IPPACKET")), true},
+		{blocks(discardOf("ALE_AUTH_CONNECT")), false},
+		{blocks(discardOf("INBOUND_IPPACKET")), true},
 		{blocks("IPFORWARD_V6_DISCARD"), true},
 		{"filters: []\n", false},
 	} {
