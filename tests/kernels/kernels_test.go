@@ -25,14 +25,14 @@ var liveTests = []string{
 	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
-	"TestDiscard",
+	"TestDiscard", "TestDrops",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
 var netfilterTests = []string{
 	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
 	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
-	"TestDiscardAtNetfilter", "TestClosedPorts",
+	"TestDiscardAtNetfilter", "TestClosedPorts", "TestDropsOfOwnBlocks",
 }
 
 var kernels = []vm.Kernel{vm.Kernel61, vm.Kernel612}
