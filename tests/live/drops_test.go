@@ -37,6 +37,9 @@ type dropping struct {
 func newDropping(t *testing.T) *dropping {
 	d := &dropping{road: newRoad(t), t: t, taps: map[string]*tap{}, port: 20000}
 	d.process = d.on(d.host, testbed.ProcOptions{})
+	// a closed port is seen by its answer, and there are many here
+	set(t, d.host, "ipv4/icmp_ratelimit", "0")
+	set(t, d.host, "ipv6/icmp/ratelimit", "0")
 	for _, f := range d.families() {
 		d.taps[f.layer] = newTap(t, d.peerEnd, etherTypes[f.layer])
 		d.knows(d.hostEnd, d.stranger(f), d.peerEnd.MAC)
@@ -387,6 +390,14 @@ var causes = []cause{
 			return way{addressOf(f, d.hostFar), addressOf(f, d.farEnd)}
 		}},
 
+	{"closed port of UDP", "v4 v6", "NO_SOCKET", "INBOUND_IPPACKET", "network PortUnreachable",
+		broken(datagram, func(p []byte) []byte { return p })}, // nobody has the port
+	{"closed port of TCP", "v4 v6", "NO_SOCKET", "INBOUND_TRANSPORT", "transport EndpointNotFound",
+		func(t *testing.T, d *dropping, f family) way {
+			w := d.toHost(f)
+			d.send(f, w.tcp(t, layers.TCP{SYN: true, SrcPort: 5000, DstPort: 8081}, ""))
+			return w
+		}},
 	{"bad checksum of UDP", "v4 v6", "UDP_CSUM", "INBOUND_TRANSPORT", "transport ChecksumInvalid",
 		broken(datagram, func(p []byte) []byte { p[headerSize(p)+6] ^= 0xff; return p })},
 	{"bad checksum of TCP", "v4 v6", "TCP_CSUM", "INBOUND_TRANSPORT", "transport ChecksumInvalid",
@@ -520,6 +531,9 @@ func kernelTells(t *testing.T, reason string) bool {
 	if err := spec.TypeByName("skb_drop_reason", &e); err != nil {
 		t.Fatal(err)
 	}
+	if reason == "NO_SOCKET" && lacks("OUTBOUND_TRANSPORT_V4") != "" {
+		return false // its answer is not heard
+	}
 	if slices.Contains(bySocket, reason) {
 		var record *btf.Struct
 		if err := spec.TypeByName("trace_event_raw_kfree_skb", &record); err != nil {
@@ -598,6 +612,7 @@ func TestDrops(t *testing.T) {
 		rules.WriteString(rule("BLOCK", "See it", discardOf(layer), 0))
 	}
 	d.apply("filters:\n" + rules.String())
+	seen := map[string]bool{}
 	for _, c := range causes {
 		for _, f := range d.families() {
 			if !strings.Contains(c.families, f.name) {
@@ -628,8 +643,12 @@ func TestDrops(t *testing.T) {
 					t.Errorf("event %+v", e)
 				}
 				d.wantHits(layer, "See it")
+				seen[c.name] = true
 			})
 		}
+	}
+	if len(lacking) == 0 && len(seen) < 20 {
+		t.Errorf("%d causes were seen", len(seen))
 	}
 }
 
