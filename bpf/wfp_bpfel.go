@@ -590,10 +590,10 @@ const (
 	WFPMapRecords             = "records"
 	WFPMapRedirected          = "redirected"
 	WFPMapRedirects           = "redirects"
+	WFPMapResets              = "resets"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
 	WFPMapTargets             = "targets"
-	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
 	WFPProgWfpAnswer          = "wfp_answer"
@@ -788,10 +788,10 @@ type WFPMapSpecs struct {
 	Records     *ebpf.MapSpec `ebpf:"records"`
 	Redirected  *ebpf.MapSpec `ebpf:"redirected"`
 	Redirects   *ebpf.MapSpec `ebpf:"redirects"`
+	Resets      *ebpf.MapSpec `ebpf:"resets"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
 	Targets     *ebpf.MapSpec `ebpf:"targets"`
-	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -880,10 +880,10 @@ type WFPMaps struct {
 	Records     *ebpf.Map `ebpf:"records"`
 	Redirected  *ebpf.Map `ebpf:"redirected"`
 	Redirects   *ebpf.Map `ebpf:"redirects"`
+	Resets      *ebpf.Map `ebpf:"resets"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
 	Targets     *ebpf.Map `ebpf:"targets"`
-	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -915,10 +915,10 @@ func (m *WFPMaps) Close() error {
 		m.Records,
 		m.Redirected,
 		m.Redirects,
+		m.Resets,
 		m.Routes,
 		m.Sockets,
 		m.Targets,
-		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
