@@ -555,9 +555,9 @@ const (
 	WFPMapLinks               = "links"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapPrincipals          = "principals"
+	WFPMapResets              = "resets"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
-	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
 	WFPProgWfpAnswer          = "wfp_answer"
@@ -723,9 +723,9 @@ type WFPMapSpecs struct {
 	Links       *ebpf.MapSpec `ebpf:"links"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
+	Resets      *ebpf.MapSpec `ebpf:"resets"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
-	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -807,9 +807,9 @@ type WFPMaps struct {
 	Links       *ebpf.Map `ebpf:"links"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Principals  *ebpf.Map `ebpf:"principals"`
+	Resets      *ebpf.Map `ebpf:"resets"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
-	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -836,9 +836,9 @@ func (m *WFPMaps) Close() error {
 		m.Links,
 		m.MptcpOwners,
 		m.Principals,
+		m.Resets,
 		m.Routes,
 		m.Sockets,
-		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
 	)

@@ -25,6 +25,7 @@ type Hook struct {
 	Differs   string   // what a Windows person would see differently; empty for nothing
 	MinKernel string   // least kernel on which the layer can be enforced; empty for none
 	Live      bool     // enforced by this version
+	Reserved  bool     // takes filters, and no traffic comes to it, as in Windows
 }
 
 // baseKernel is the oldest kernel that any program of ours is tried on. A hook
@@ -204,7 +205,10 @@ var hooks = map[string]Hook{
 		Name: "sockmap", Program: "sk_msg, sk_skb, sock_ops", Fidelity: Exact,
 		Differs: "exact for the bytes; segment borders can move", MinKernel: baseKernel,
 	},
-	"STREAM_DISCARD": noHook("reserved in Windows, never classified"),
+	"STREAM_DISCARD": {
+		Name: "none", Program: "none", Fidelity: Exact,
+		Differs: "reserved, as in Windows: takes filters and is never classified", MinKernel: baseKernel, Reserved: true,
+	},
 	"DATAGRAM_DATA": {
 		Name: "cgroup ingress; netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
 		MinKernel: baseKernel,

@@ -147,6 +147,23 @@ func TestDiscardReasons(t *testing.T) {
 	}
 }
 
+// TestReservedLayers: the discard layers of streams take filters, and nothing fills
+// their fields.
+func TestReservedLayers(t *testing.T) {
+	for i := range layers {
+		l := &layers[i]
+		want := l.ID == StreamV4Discard || l.ID == StreamV6Discard
+		if h := l.Hook(); h.Reserved != want || want && h.Live {
+			t.Errorf("%s: %+v", l.FWPS(), h)
+		}
+		for _, f := range l.Fields {
+			if s := l.Source(f.Key); want && s.Kind != Never {
+				t.Errorf("%s: %s is %+v", l.FWPS(), f.Key, s)
+			}
+		}
+	}
+}
+
 func TestReserved1IsRefused(t *testing.T) {
 	for _, id := range []LayerID{Reserved1V4, Reserved1V6} {
 		h := ByID(id).Hook()

@@ -408,6 +408,9 @@ func errorSources(more map[string]Source) map[string]Source {
 // Source says where the value of a field comes from at this layer. For a layer
 // that does not run the answer is Refused.
 func (l *Layer) Source(key string) Source {
+	if l.Hook().Reserved {
+		return never("the layer is reserved and never classified")
+	}
 	if !l.Hook().Live {
 		return refused("the layer does not run yet")
 	}

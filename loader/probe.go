@@ -64,6 +64,8 @@ func probe() []LayerStatus {
 	for _, l := range layermap.Layers() {
 		s := LayerStatus{Layer: l.ID}
 		switch {
+		case l.Hook().Reserved:
+			s.Available = true
 		case !l.Hook().Live:
 			s.Reason = "does not run yet"
 		case err != nil:

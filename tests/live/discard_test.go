@@ -5,11 +5,13 @@ package live
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/loader"
+	"github.com/wfpebpf/wfpebpf/policy"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
@@ -198,3 +200,30 @@ func knock(p *testbed.Proc, network, local, to string, o outcome) error {
 	defer p.CloseSock(s)
 	return p.Exchange(s, "hello", opt)
 }
+
+// The discard layers of streams are reserved: they take filters, need no hook and are
+// never classified.
+func TestStreamDiscard(t *testing.T) {
+	b := newBed(t)
+	host, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(host, 8080)
+	p := b.load("filters:\n"+rule("BLOCK", "Block reserved", atDiscard("STREAM"), 0), nil)
+	for _, e := range p.Entries {
+		if e.State != policy.StateUnmatchable || !strings.Contains(e.Reason, "never classified") {
+			t.Errorf("%q is %s: %s", e.Filter.Name, e.State, e.Reason)
+		}
+	}
+	b.commit(p)
+	if rows, err := b.engine.Hooks(); err != nil || len(rows) > 0 {
+		t.Errorf("hooks %v, %v", rows, err)
+	}
+	for _, f := range b.families() {
+		each(t, peer, f, []call{tcp(8080), mptcp(8080)}, passes)
+		if n := b.hits("STREAM_"+f.layer+"_DISCARD", "Block reserved"); n > 0 {
+			t.Errorf("%d decisions", n)
+		}
+	}
+}
+
+// atDiscard names the V4 and the V6 discard layer.
+func atDiscard(layer string) string { return "[" + layer + "_V4_DISCARD, " + layer + "_V6_DISCARD]" }
