@@ -160,8 +160,10 @@ var hooks = map[string]Hook{
 	},
 	"STREAM_DISCARD": noHook("reserved in Windows, never classified"),
 	"DATAGRAM_DATA": {
-		Name: "cgroup ingress; netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
-		MinKernel: baseKernel,
+		Name: "netfilter LOCAL_OUT; inbound UDP at cgroup ingress, other protocols at netfilter LOCAL_IN", Program: "cgroup_skb, netfilter", Fidelity: Exact,
+		Differs: "datagrams to the kernel's own UDP sockets, such as those of tunnels, are not seen; each socket that gets a copy of a UDP datagram is judged; " +
+			"of other protocols the first fragment stands for an IPv6 datagram, and what no socket takes is seen, too",
+		MinKernel: netfilterKernel, Live: true,
 	},
 	"DATAGRAM_DATA_DISCARD": discardHook("datagrams"),
 

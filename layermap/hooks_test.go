@@ -65,6 +65,7 @@ func TestLiveLayers(t *testing.T) {
 		InboundTransportV4, InboundTransportV6, OutboundTransportV4, OutboundTransportV6,
 		InboundICMPErrorV4, InboundICMPErrorV6, OutboundICMPErrorV4, OutboundICMPErrorV6,
 		StreamPacketV4, StreamPacketV6,
+		DatagramDataV4, DatagramDataV6,
 		ALEResourceAssignmentV4, ALEResourceAssignmentV6,
 		ALEAuthRecvAcceptV4, ALEAuthRecvAcceptV6, ALEAuthConnectV4, ALEAuthConnectV6,
 		InboundMACFrameEthernet, OutboundMACFrameEthernet, InboundMACFrameNative, OutboundMACFrameNative,
