@@ -5,7 +5,7 @@
  * OUTBOUND_TRANSPORT, before the packet is fragmented. Every packet of every
  * protocol is judged, also what the kernel answers by itself. A blocked packet is
  * dropped; of its sender, a UDP socket is told so (EPERM). ICMP_ERROR and
- * STREAM_PACKET lie above both (hook_above.h).
+ * STREAM_PACKET lie above both (hook_above.h), and DATAGRAM_DATA (hook_datagram.h).
  *
  * The kernel reassembles IPv6 behind LOCAL_IN, unless connections are tracked.
  * There the first fragment stands for the datagram: it holds all headers (RFC
@@ -36,6 +36,7 @@ struct nf_hook_state {
 	__u8 pf;
 	struct net_device *in;
 	struct net_device *out;
+	struct sock *sk; /* that the packet goes out by */
 };
 struct sk_buff {
 	struct sock *sk;
@@ -410,6 +411,17 @@ static __always_inline int judge_above(struct bpf_nf_ctx *ctx, __u32 transport, 
 	return NF_ACCEPT;
 }
 
+/* hook_datagram.h */
+int wfp_datagram_packet(struct bpf_nf_ctx *ctx, __u32 transport, __u64 stamp);
+
+/* Judges a packet that is not of a connection at the layers of flows and their data. */
+static __always_inline int judge_flow(struct bpf_nf_ctx *ctx, __u32 transport, __u64 stamp)
+{
+	if (find_layer(stamp_generation(stamp), WFP_DATAGRAM_DATA_V4 | is_v6(transport)))
+		return wfp_datagram_packet(ctx, transport, stamp);
+	return NF_ACCEPT;
+}
+
 /* Judges a packet in WFP's order, at the transport layer given or its V6 twin: what
  * comes in goes up, what goes out comes down (packetflows.md 3, 4). */
 static __always_inline int judge_local(struct bpf_nf_ctx *ctx, __u32 transport)
@@ -418,11 +430,13 @@ static __always_inline int judge_local(struct bpf_nf_ctx *ctx, __u32 transport)
 	__u64 stamp = active_stamp();
 
 	transport |= ctx->state->pf == NFPROTO_IPV6 ? 2 : 0;
-	action = outbound ? judge_above(ctx, transport, stamp) :
+	action = outbound ? judge_flow(ctx, transport, stamp) :
 			    judge_transport(ctx, transport, stamp);
 	if (action == NF_ACCEPT)
+		action = judge_above(ctx, transport, stamp);
+	if (action == NF_ACCEPT)
 		action = outbound ? judge_transport(ctx, transport, stamp) :
-				    judge_above(ctx, transport, stamp);
+				    judge_flow(ctx, transport, stamp);
 	/* the verifier must see that it is one of these two */
 	asm volatile("" : "+r"(action));
 	return action == NF_ACCEPT ? NF_ACCEPT : NF_DROP;

@@ -4,11 +4,13 @@
  * first datagram from a peer, with the identity that the socket was made with;
  * outbound, what a socket call could not know: the port and the route of the
  * first packet, and connected UDP sockets whose flow has gone idle. Then
- * ALE_FLOW_ESTABLISHED of datagrams; of TCP it is in hook_flow.h.
+ * ALE_FLOW_ESTABLISHED of datagrams; of TCP it is in hook_flow.h. Then, inbound,
+ * DATAGRAM_DATA.
  */
 #pragma once
 
 #include "flow.h"
+#include "hook_datagram.h"
 #include "packet.h"
 #include "redirect.h"
 
@@ -93,11 +95,10 @@ static __always_inline int listener_judged(struct __sk_buff *skb)
 	       find_layer(generation, WFP_ALE_AUTH_LISTEN_V6);
 }
 
-SEC("cgroup_skb/ingress")
-int wfp_skb_ingress(struct __sk_buff *skb)
+/* Authorises a packet. The tuple is filled in where it is one that ALE judges. */
+static __always_inline int accept_packet(struct __sk_buff *skb, struct wfp_tuple *t)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct wfp_tuple t = {};
 	struct wfp_socket *s;
 	__u64 cookie = 0;
 	int read;
@@ -113,27 +114,39 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 		return WFP_PASS;
 	if (s->state & (WFP_SOCKET_RA_BLOCKED | WFP_SOCKET_LISTEN_BLOCKED))
 		return WFP_DROP;
-	read = wfp_packet_tuple(skb, &t, 0);
-	if (read < 0 && find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6)) {
+	read = wfp_packet_tuple(skb, t, 0);
+	if (read < 0 && (find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6) ||
+			 find_layer(active_generation(), WFP_DATAGRAM_DATA_V6))) {
 		count(WFP_COUNTER_UNREADABLE);
 		return WFP_DROP;
 	}
 	if (read <= 0)
 		return WFP_PASS;
-	if (t.protocol == IPPROTO_UDP) {
+	if (t->protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
+		if (wfp_flow_alive(t, cookie, WFP_FLOW_LOCAL))
 			return WFP_PASS;
 	}
-	t.local_type = packet_type(t.local, t.layer);
-	if (wfp_ale(&t, s))
+	t->local_type = packet_type(t->local, t->layer);
+	if (wfp_ale(t, s))
 		return WFP_DROP;
 	if (cookie) {
-		t.destination_type = t.local_type;
-		if (establish_datagrams(&t, s, WFP_ALE_AUTH_RECV_ACCEPT_V4, cookie))
+		t->destination_type = t->local_type;
+		if (establish_datagrams(t, s, WFP_ALE_AUTH_RECV_ACCEPT_V4, cookie))
 			return WFP_DROP;
-		wfp_remember_flow(&t, cookie);
+		wfp_remember_flow(t, cookie);
 	}
+	return WFP_PASS;
+}
+
+SEC("cgroup_skb/ingress")
+int wfp_skb_ingress(struct __sk_buff *skb)
+{
+	struct wfp_tuple t = {};
+
+	if (accept_packet(skb, &t) != WFP_PASS ||
+	    (t.protocol == IPPROTO_UDP && datagram_in(&t)))
+		return WFP_DROP;
 	return WFP_PASS;
 }
 

@@ -20,6 +20,7 @@
 #include "hook_forward.h"
 #include "hook_vswitch.h"
 #include "hook_above.h"
+#include "hook_datagram.h"
 #include "hook_answer.h"
 #include "hook_drop.h"
 #include "hook_iter.h"

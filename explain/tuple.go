@@ -406,6 +406,8 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 		return 0
 	case s.layer == "ALE_RESOURCE_ASSIGNMENT":
 		return flagWildcardBind
+	case s.layer == "DATAGRAM_DATA":
+		return 0 // no IS_LOOPBACK there (arbitration.md 7)
 	case t.loopback():
 		flags = flagLoopback
 	}

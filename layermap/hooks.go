@@ -68,12 +68,6 @@ func kernelDrops(where, unlike string) string {
 const whatDropsHide = "a drop of the kernel is a fact, which a permit does not change; drops that the kernel gives no reason for are not seen, " +
 	"nor are those of other programs at netfilter, tc, XDP and the sockets, nor one that interrupts another"
 
-// notYet is the row of a discard layer whose layer does not run yet.
-func notYet(h Hook) Hook {
-	h.Live = false
-	return h
-}
-
 // aleDiscardHook makes the row of an ALE discard layer: what is refused there
 // is a request of a socket, and only the engine itself refuses those.
 func aleDiscardHook(what string) Hook {
@@ -210,10 +204,12 @@ var hooks = map[string]Hook{
 		Differs: "reserved, as in Windows: takes filters and is never classified", MinKernel: baseKernel, Reserved: true,
 	},
 	"DATAGRAM_DATA": {
-		Name: "cgroup ingress; netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
-		MinKernel: baseKernel,
+		Name: "netfilter LOCAL_OUT; inbound UDP at cgroup ingress, other protocols at netfilter LOCAL_IN", Program: "cgroup_skb, netfilter", Fidelity: Exact,
+		Differs: "datagrams to the kernel's own UDP sockets, such as those of tunnels, are not seen; each socket that gets a copy of a UDP datagram is judged; " +
+			"of other protocols the first fragment stands for an IPv6 datagram, and what no socket takes is seen, too",
+		MinKernel: netfilterKernel, Live: true,
 	},
-	"DATAGRAM_DATA_DISCARD": notYet(discardHook("datagrams", baseKernel)),
+	"DATAGRAM_DATA_DISCARD": discardHook("datagrams", netfilterKernel),
 
 	// Application layer enforcement
 	"ALE_RESOURCE_ASSIGNMENT": {

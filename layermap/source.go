@@ -338,6 +338,13 @@ var (
 		"FLAGS":     flags(0x1, "the packet: IS_LOOPBACK"),
 		"DIRECTION": {Kind: Filled, Slot: SlotDirection, From: "the hook: that of the packet", Only: []uint64{0, 1}},
 	}
+	sourcesAtDatagram = map[string]Source{
+		"FLAGS":          flags(0x10, "the socket that sends: IS_RAW_ENDPOINT; of what comes in it is not known"),
+		"IP_PROTOCOL":    filled(SlotProtocol, fromPacket),
+		"IP_LOCAL_PORT":  filled(SlotLocalPort, fromPacket+": of ICMP the type; empty for protocols without ports"),
+		"IP_REMOTE_PORT": filled(SlotRemotePort, fromPacket+": of ICMP the code; empty for protocols without ports"),
+		"DIRECTION":      {Kind: Filled, Slot: SlotDirection, From: "the hook: that of the datagram", Only: []uint64{0, 1}},
+	}
 	sourcesAt = map[LayerID]map[string]Source{
 		InboundIPPacketV4: sourcesAtPacketIn, InboundIPPacketV6: sourcesAtPacketIn,
 		OutboundIPPacketV4: sourcesAtPacketOut, OutboundIPPacketV6: sourcesAtPacketOut,
@@ -347,6 +354,7 @@ var (
 		InboundICMPErrorV4: sourcesAtErrorIn, InboundICMPErrorV6: sourcesAtErrorIn,
 		OutboundICMPErrorV4: sourcesAtErrorOut, OutboundICMPErrorV6: sourcesAtErrorOut,
 		StreamPacketV4: sourcesAtStreamPacket, StreamPacketV6: sourcesAtStreamPacket,
+		DatagramDataV4: sourcesAtDatagram, DatagramDataV6: sourcesAtDatagram,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
 		ALEAuthListenV4: sourcesAtListen, ALEAuthListenV6: sourcesAtListen,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,

@@ -82,12 +82,13 @@ var (
 	listeners  = slices.Concat(assignment, accept, listen)
 	ale        = slices.Concat(rebind, packets, listen, endings)
 	drops      = dropLayers()
+	datagrams  = []layermap.LayerID{layermap.DatagramDataV4, layermap.DatagramDataV6}
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
 // first.
 var hooks = []hook{
-	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, ale},
+	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, slices.Concat(ale, datagrams)},
 	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(listeners, redirect, flow, endings)},
 	// behind the bind, which sock_ops judges
 	{"sock_listen", "wfp_sock_listen", onCgroup, ebpf.AttachCGroupSockOps, listen},
@@ -115,7 +116,7 @@ var hooks = []hook{
 	{"sendmsg6", "wfp_sendmsg6", onCgroup, ebpf.AttachCGroupUDP6Sendmsg, outgoing},
 	// a datagram opens a flow that answers pass on, whichever way it goes
 	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, packets},
-	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, slices.Concat(packets, listen)},
+	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, slices.Concat(packets, listen, datagrams)},
 	{"flow_egress", "wfp_flow_egress", onCgroup, ebpf.AttachCGroupInetEgress, flow},
 	{"flow_ingress", "wfp_flow_ingress", onCgroup, ebpf.AttachCGroupInetIngress, flow},
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
@@ -128,9 +129,9 @@ var hooks = []hook{
 		layermap.EgressVSwitchEthernet, layermap.EgressVSwitchTransportV4, layermap.EgressVSwitchTransportV6}},
 	{"xdp", "wfp_xdp", onXDP, ebpf.AttachXDP, []layermap.LayerID{layermap.InboundMACFrameNative}},
 	{"local_in4", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{
-		layermap.InboundTransportV4, layermap.InboundICMPErrorV4, layermap.StreamPacketV4}},
+		layermap.InboundTransportV4, layermap.InboundICMPErrorV4, layermap.StreamPacketV4, layermap.DatagramDataV4}},
 	{"local_in6", "wfp_local_in", onLocalIn, ebpf.AttachNetfilter, []layermap.LayerID{
-		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6}},
+		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6, layermap.DatagramDataV6}},
 	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
 	{"send_reset", "wfp_send_reset", onTracing, ebpf.AttachTraceRawTp, []layermap.LayerID{
@@ -140,10 +141,10 @@ var hooks = []hook{
 	{"answer6", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.InboundTransportV6Discard, layermap.InboundIPPacketV6Discard}},
 	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
-		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4}},
-	{"kfree_skb", "wfp_kfree_skb", onTracing, ebpf.AttachTraceRawTp, drops},
+		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4, layermap.DatagramDataV4}},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
-		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
+		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6, layermap.DatagramDataV6}},
+	{"kfree_skb", "wfp_kfree_skb", onTracing, ebpf.AttachTraceRawTp, drops},
 }
 
 // carries reports whether the layer is judged at the hook: a discard layer is where its

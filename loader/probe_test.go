@@ -38,7 +38,7 @@ func TestProbeOfAKernelThatRefusesAProgram(t *testing.T) {
 			}
 		}
 	}
-	if len(without) != 10 {
+	if len(without) != 14 {
 		t.Fatalf("%d layers are judged at LOCAL_IN: %v", len(without), without)
 	}
 	for _, l := range layermap.Layers() {

@@ -97,7 +97,7 @@ func TestFailsafeWherePoliciesAsk(t *testing.T) {
 	const blockAll = "wfpebpf: 1\nfilters: [{name: Block all, layer: [%s], action: BLOCK, weight: 15, flags: [CLEAR_ACTION_RIGHT]}]\n"
 	addr := netip.MustParseAddrPort
 	const in, out = "INBOUND_TRANSPORT_V4, INBOUND_TRANSPORT_V6", "OUTBOUND_TRANSPORT_V4, OUTBOUND_TRANSPORT_V6"
-	const stream = "STREAM_PACKET_V4, STREAM_PACKET_V6"
+	const stream, datagram = "STREAM_PACKET_V4, STREAM_PACKET_V6", "DATAGRAM_DATA_V4, DATAGRAM_DATA_V6"
 	const flow = "ALE_FLOW_ESTABLISHED_V4, ALE_FLOW_ESTABLISHED_V6"
 	for _, tc := range []struct {
 		layers, failsafe string
@@ -126,6 +126,9 @@ func TestFailsafeWherePoliciesAsk(t *testing.T) {
 		{stream, "tcp/22", "192.0.2.1:23", "192.0.2.2:40000", true},
 		{stream, "udp/22", "192.0.2.1:22", "192.0.2.2:40000", true},
 		{stream, "tcp/22@192.0.2.0/24", "192.0.2.1:22", "198.51.100.2:40000", true},
+		{datagram, "", "192.0.2.1:22", "192.0.2.2:40000", false}, // no connection passes it, but
+		{datagram, "", "[2001:db8::1]:22", "[2001:db8::2]:40000", true},
+		{datagram, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
 	} {
 		t.Run(strings.Join([]string{tc.layers, tc.failsafe, tc.local, tc.remote}, " "), func(t *testing.T) {
 			p, err := policy.LoadReader("policy", strings.NewReader(fmt.Sprintf(blockAll, tc.layers)), policy.Options{})

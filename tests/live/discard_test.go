@@ -57,6 +57,7 @@ var (
 	// at netfilter, where the host routes
 	refusalsOfHost = []refusal{
 		{"INBOUND_TRANSPORT", same("{IP_LOCAL_PORT: 8081}"), fromAsker(tcp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
+		{"DATAGRAM_DATA", same("{IP_LOCAL_PORT: 8081}"), fromAsker(udp(8081)), dropped, "{IP_LOCAL_PORT: 8080}"},
 		{"OUTBOUND_TRANSPORT", same("{IP_REMOTE_PORT: 8083}"), toPeer(8083), refused, "{FLAGS: [IS_RAW_ENDPOINT]}"},
 		{"IPFORWARD", same("{IP_FORWARD_INTERFACE: r9}"), func(e *failing, f family) error {
 			return e.asker.UDPSend(f.udp, at(beyond(f, 9), closed), "hello")
