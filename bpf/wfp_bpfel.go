@@ -101,6 +101,44 @@ type WFPWfpCut struct {
 	Branch uint32
 }
 
+type WFPWfpDiscardModule uint32
+
+const (
+	WFPWfpDiscardModuleWFP_DISCARD_NETWORK   WFPWfpDiscardModule = 0
+	WFPWfpDiscardModuleWFP_DISCARD_TRANSPORT WFPWfpDiscardModule = 1
+	WFPWfpDiscardModuleWFP_DISCARD_GENERAL   WFPWfpDiscardModule = 2
+)
+
+type WFPWfpDiscardReason uint32
+
+const (
+	WFPWfpDiscardReasonWFP_DISCARD_FIREWALL_POLICY WFPWfpDiscardReason = 0
+)
+
+type WFPWfpDrop struct {
+	_        structs.HostLayout
+	At       [4]WFPWfpDropAt
+	Discards uint32
+	Queued   uint32
+}
+
+type WFPWfpDropAt struct {
+	_      structs.HostLayout
+	Layer  uint16
+	Module uint16
+	Reason uint32
+}
+
+type WFPWfpDropStage uint32
+
+const (
+	WFPWfpDropStageWFP_DROP_ARRIVED   WFPWfpDropStage = 0
+	WFPWfpDropStageWFP_DROP_DELIVERED WFPWfpDropStage = 1
+	WFPWfpDropStageWFP_DROP_FORWARDED WFPWfpDropStage = 2
+	WFPWfpDropStageWFP_DROP_SENT      WFPWfpDropStage = 3
+	WFPWfpDropStageWFP_DROP_STAGES    WFPWfpDropStage = 4
+)
+
 type WFPWfpEnd struct {
 	_       structs.HostLayout
 	Address [2]uint64
@@ -109,27 +147,29 @@ type WFPWfpEnd struct {
 }
 
 type WFPWfpEvent struct {
-	_            structs.HostLayout
-	Time         uint64
-	FilterId     uint64
-	Inode        uint64
-	Local        [2]uint64
-	Remote       [2]uint64
-	Layer        uint32
-	Action       uint32
-	Dev          uint32
-	Pid          uint32
-	Uid          uint32
-	Ifindex      uint32
-	LocalPort    uint16
-	RemotePort   uint16
-	Protocol     uint8
-	Outbound     uint8
-	Pad          [2]uint8
-	Flow         uint64
-	Original     [2]uint64
-	OriginalPort uint32
-	Pad2         uint32
+	_             structs.HostLayout
+	Time          uint64
+	FilterId      uint64
+	Inode         uint64
+	Local         [2]uint64
+	Remote        [2]uint64
+	Layer         uint32
+	Action        uint32
+	Dev           uint32
+	Pid           uint32
+	Uid           uint32
+	Ifindex       uint32
+	LocalPort     uint16
+	RemotePort    uint16
+	Protocol      uint8
+	Outbound      uint8
+	DiscardModule uint8
+	Pad           uint8
+	Flow          uint64
+	DiscardFilter uint64
+	DiscardReason uint32
+	OriginalPort  uint32
+	Original      [2]uint64
 }
 
 type WFPWfpField struct {
@@ -236,49 +276,75 @@ const (
 type WFPWfpLayerId uint32
 
 const (
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4          WFPWfpLayerId = 0
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6          WFPWfpLayerId = 2
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4         WFPWfpLayerId = 4
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6         WFPWfpLayerId = 6
-	WFPWfpLayerIdWFP_IPFORWARD_V4                 WFPWfpLayerId = 8
-	WFPWfpLayerIdWFP_IPFORWARD_V6                 WFPWfpLayerId = 10
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4         WFPWfpLayerId = 12
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6         WFPWfpLayerId = 14
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4        WFPWfpLayerId = 16
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6        WFPWfpLayerId = 18
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4        WFPWfpLayerId = 28
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6        WFPWfpLayerId = 30
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4       WFPWfpLayerId = 32
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 34
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6          WFPWfpLayerId = 50
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4      WFPWfpLayerId = 52
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6      WFPWfpLayerId = 54
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET   WFPWfpLayerId = 56
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 57
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE     WFPWfpLayerId = 58
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 59
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4      WFPWfpLayerId = 62
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6      WFPWfpLayerId = 63
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4      WFPWfpLayerId = 64
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6      WFPWfpLayerId = 65
-	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V4      WFPWfpLayerId = 66
-	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V6      WFPWfpLayerId = 67
-	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V4         WFPWfpLayerId = 68
-	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V6         WFPWfpLayerId = 69
-	WFPWfpLayerIdWFP_STREAM_PACKET_V4             WFPWfpLayerId = 70
-	WFPWfpLayerIdWFP_STREAM_PACKET_V6             WFPWfpLayerId = 71
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET     WFPWfpLayerId = 72
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET      WFPWfpLayerId = 73
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4 WFPWfpLayerId = 74
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6 WFPWfpLayerId = 75
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4  WFPWfpLayerId = 76
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6  WFPWfpLayerId = 77
-	WFPWfpLayerIdWFP_LAYERS                       WFPWfpLayerId = 128
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4               WFPWfpLayerId = 0
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4DISCARD        WFPWfpLayerId = 1
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6               WFPWfpLayerId = 2
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6DISCARD        WFPWfpLayerId = 3
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4              WFPWfpLayerId = 4
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4DISCARD       WFPWfpLayerId = 5
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6              WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6DISCARD       WFPWfpLayerId = 7
+	WFPWfpLayerIdWFP_IPFORWARD_V4                      WFPWfpLayerId = 8
+	WFPWfpLayerIdWFP_IPFORWARD_V4DISCARD               WFPWfpLayerId = 9
+	WFPWfpLayerIdWFP_IPFORWARD_V6                      WFPWfpLayerId = 10
+	WFPWfpLayerIdWFP_IPFORWARD_V6DISCARD               WFPWfpLayerId = 11
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4              WFPWfpLayerId = 12
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4DISCARD       WFPWfpLayerId = 13
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6              WFPWfpLayerId = 14
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6DISCARD       WFPWfpLayerId = 15
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4             WFPWfpLayerId = 16
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4DISCARD      WFPWfpLayerId = 17
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6             WFPWfpLayerId = 18
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6DISCARD      WFPWfpLayerId = 19
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4             WFPWfpLayerId = 28
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4DISCARD      WFPWfpLayerId = 29
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6             WFPWfpLayerId = 30
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6DISCARD      WFPWfpLayerId = 31
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4            WFPWfpLayerId = 32
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4DISCARD     WFPWfpLayerId = 33
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6            WFPWfpLayerId = 34
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6DISCARD     WFPWfpLayerId = 35
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4        WFPWfpLayerId = 36
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4DISCARD WFPWfpLayerId = 37
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6        WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6DISCARD WFPWfpLayerId = 39
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4                WFPWfpLayerId = 40
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4DISCARD         WFPWfpLayerId = 41
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6                WFPWfpLayerId = 42
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6DISCARD         WFPWfpLayerId = 43
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4           WFPWfpLayerId = 44
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4DISCARD    WFPWfpLayerId = 45
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6           WFPWfpLayerId = 46
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6DISCARD    WFPWfpLayerId = 47
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4               WFPWfpLayerId = 48
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4DISCARD        WFPWfpLayerId = 49
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6               WFPWfpLayerId = 50
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6DISCARD        WFPWfpLayerId = 51
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4           WFPWfpLayerId = 52
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4DISCARD    WFPWfpLayerId = 53
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6           WFPWfpLayerId = 54
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6DISCARD    WFPWfpLayerId = 55
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET        WFPWfpLayerId = 56
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET       WFPWfpLayerId = 57
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE          WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE         WFPWfpLayerId = 59
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4           WFPWfpLayerId = 62
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6           WFPWfpLayerId = 63
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4           WFPWfpLayerId = 64
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6           WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V4           WFPWfpLayerId = 66
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V6           WFPWfpLayerId = 67
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V4              WFPWfpLayerId = 68
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V6              WFPWfpLayerId = 69
+	WFPWfpLayerIdWFP_STREAM_PACKET_V4                  WFPWfpLayerId = 70
+	WFPWfpLayerIdWFP_STREAM_PACKET_V6                  WFPWfpLayerId = 71
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET          WFPWfpLayerId = 72
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET           WFPWfpLayerId = 73
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4      WFPWfpLayerId = 74
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6      WFPWfpLayerId = 75
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4       WFPWfpLayerId = 76
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6       WFPWfpLayerId = 77
+	WFPWfpLayerIdWFP_LAYERS                            WFPWfpLayerId = 128
 )
 
 type WFPWfpLimit uint32
@@ -422,6 +488,7 @@ const (
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
 	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
 	WFPWfpSlotWFP_SLOT_DIRECTION                   WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_PROMISCUOUS_MODE            WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                   WFPWfpSlot = 0
 	WFPWfpSlotWFP_SLOT_MAC_REMOTE                  WFPWfpSlot = 1
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE              WFPWfpSlot = 2
@@ -507,6 +574,8 @@ const (
 	WFPMapConfig              = "config"
 	WFPMapCounters            = "counters"
 	WFPMapCuts                = "cuts"
+	WFPMapDropped             = "dropped"
+	WFPMapDrops               = "drops"
 	WFPMapEvents              = "events"
 	WFPMapFilters             = "filters"
 	WFPMapFlows               = "flows"
@@ -514,17 +583,20 @@ const (
 	WFPMapHits                = "hits"
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
+	WFPMapListening           = "listening"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapPrincipals          = "principals"
 	WFPMapProxies             = "proxies"
 	WFPMapRecords             = "records"
 	WFPMapRedirected          = "redirected"
 	WFPMapRedirects           = "redirects"
+	WFPMapResets              = "resets"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
 	WFPMapTargets             = "targets"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
+	WFPProgWfpAnswer          = "wfp_answer"
 	WFPProgWfpBind4           = "wfp_bind4"
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
@@ -538,6 +610,7 @@ const (
 	WFPProgWfpGetsockname6    = "wfp_getsockname6"
 	WFPProgWfpGetsockopt      = "wfp_getsockopt"
 	WFPProgWfpJudge           = "wfp_judge"
+	WFPProgWfpKfreeSkb        = "wfp_kfree_skb"
 	WFPProgWfpLocalIn         = "wfp_local_in"
 	WFPProgWfpLocalOut        = "wfp_local_out"
 	WFPProgWfpOldSockets      = "wfp_old_sockets"
@@ -546,16 +619,20 @@ const (
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
 	WFPProgWfpRecvmsg4        = "wfp_recvmsg4"
 	WFPProgWfpRecvmsg6        = "wfp_recvmsg6"
+	WFPProgWfpSendReset       = "wfp_send_reset"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
+	WFPProgWfpSetsockopt      = "wfp_setsockopt"
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
 	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
 	WFPProgWfpSockCreate      = "wfp_sock_create"
 	WFPProgWfpSockFlow        = "wfp_sock_flow"
+	WFPProgWfpSockListen      = "wfp_sock_listen"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
 	WFPProgWfpSockRedirect    = "wfp_sock_redirect"
 	WFPProgWfpSockRelease     = "wfp_sock_release"
 	WFPProgWfpSockState       = "wfp_sock_state"
+	WFPProgWfpSocketListen    = "wfp_socket_listen"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
@@ -572,6 +649,10 @@ const (
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutCut           = "layout_cut"
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
+	WFPVarLayoutDiscardModule = "layout_discard_module"
+	WFPVarLayoutDiscardReason = "layout_discard_reason"
+	WFPVarLayoutDrop          = "layout_drop"
+	WFPVarLayoutDropStage     = "layout_drop_stage"
 	WFPVarLayoutEnd           = "layout_end"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
@@ -634,6 +715,7 @@ type WFPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPProgramSpecs struct {
+	WfpAnswer         *ebpf.ProgramSpec `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.ProgramSpec `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
@@ -647,6 +729,7 @@ type WFPProgramSpecs struct {
 	WfpGetsockname6   *ebpf.ProgramSpec `ebpf:"wfp_getsockname6"`
 	WfpGetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.ProgramSpec `ebpf:"wfp_judge"`
+	WfpKfreeSkb       *ebpf.ProgramSpec `ebpf:"wfp_kfree_skb"`
 	WfpLocalIn        *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
 	WfpOldSockets     *ebpf.ProgramSpec `ebpf:"wfp_old_sockets"`
@@ -655,16 +738,20 @@ type WFPProgramSpecs struct {
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
 	WfpRecvmsg4       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg4"`
 	WfpRecvmsg6       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg6"`
+	WfpSendReset      *ebpf.ProgramSpec `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.ProgramSpec `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
 	WfpSockRedirect   *ebpf.ProgramSpec `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.ProgramSpec `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.ProgramSpec `ebpf:"wfp_vswitch_egress"`
@@ -685,6 +772,8 @@ type WFPMapSpecs struct {
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cuts        *ebpf.MapSpec `ebpf:"cuts"`
+	Dropped     *ebpf.MapSpec `ebpf:"dropped"`
+	Drops       *ebpf.MapSpec `ebpf:"drops"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
@@ -692,12 +781,14 @@ type WFPMapSpecs struct {
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
+	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Proxies     *ebpf.MapSpec `ebpf:"proxies"`
 	Records     *ebpf.MapSpec `ebpf:"records"`
 	Redirected  *ebpf.MapSpec `ebpf:"redirected"`
 	Redirects   *ebpf.MapSpec `ebpf:"redirects"`
+	Resets      *ebpf.MapSpec `ebpf:"resets"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
 	Targets     *ebpf.MapSpec `ebpf:"targets"`
@@ -720,6 +811,10 @@ type WFPVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
@@ -769,6 +864,8 @@ type WFPMaps struct {
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Cuts        *ebpf.Map `ebpf:"cuts"`
+	Dropped     *ebpf.Map `ebpf:"dropped"`
+	Drops       *ebpf.Map `ebpf:"drops"`
 	Events      *ebpf.Map `ebpf:"events"`
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
@@ -776,12 +873,14 @@ type WFPMaps struct {
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
+	Listening   *ebpf.Map `ebpf:"listening"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Proxies     *ebpf.Map `ebpf:"proxies"`
 	Records     *ebpf.Map `ebpf:"records"`
 	Redirected  *ebpf.Map `ebpf:"redirected"`
 	Redirects   *ebpf.Map `ebpf:"redirects"`
+	Resets      *ebpf.Map `ebpf:"resets"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
 	Targets     *ebpf.Map `ebpf:"targets"`
@@ -800,6 +899,8 @@ func (m *WFPMaps) Close() error {
 		m.Config,
 		m.Counters,
 		m.Cuts,
+		m.Dropped,
+		m.Drops,
 		m.Events,
 		m.Filters,
 		m.Flows,
@@ -807,12 +908,14 @@ func (m *WFPMaps) Close() error {
 		m.Hits,
 		m.Layers,
 		m.Links,
+		m.Listening,
 		m.MptcpOwners,
 		m.Principals,
 		m.Proxies,
 		m.Records,
 		m.Redirected,
 		m.Redirects,
+		m.Resets,
 		m.Routes,
 		m.Sockets,
 		m.Targets,
@@ -836,6 +939,10 @@ type WFPVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
@@ -860,6 +967,7 @@ type WFPVariables struct {
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPPrograms struct {
+	WfpAnswer         *ebpf.Program `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.Program `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.Program `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.Program `ebpf:"wfp_connect4"`
@@ -873,6 +981,7 @@ type WFPPrograms struct {
 	WfpGetsockname6   *ebpf.Program `ebpf:"wfp_getsockname6"`
 	WfpGetsockopt     *ebpf.Program `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.Program `ebpf:"wfp_judge"`
+	WfpKfreeSkb       *ebpf.Program `ebpf:"wfp_kfree_skb"`
 	WfpLocalIn        *ebpf.Program `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.Program `ebpf:"wfp_local_out"`
 	WfpOldSockets     *ebpf.Program `ebpf:"wfp_old_sockets"`
@@ -881,16 +990,20 @@ type WFPPrograms struct {
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
 	WfpRecvmsg4       *ebpf.Program `ebpf:"wfp_recvmsg4"`
 	WfpRecvmsg6       *ebpf.Program `ebpf:"wfp_recvmsg6"`
+	WfpSendReset      *ebpf.Program `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.Program `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.Program `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.Program `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
 	WfpSockRedirect   *ebpf.Program `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.Program `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.Program `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.Program `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.Program `ebpf:"wfp_vswitch_egress"`
@@ -900,6 +1013,7 @@ type WFPPrograms struct {
 
 func (p *WFPPrograms) Close() error {
 	return _WFPClose(
+		p.WfpAnswer,
 		p.WfpBind4,
 		p.WfpBind6,
 		p.WfpConnect4,
@@ -913,6 +1027,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpGetsockname6,
 		p.WfpGetsockopt,
 		p.WfpJudge,
+		p.WfpKfreeSkb,
 		p.WfpLocalIn,
 		p.WfpLocalOut,
 		p.WfpOldSockets,
@@ -921,16 +1036,20 @@ func (p *WFPPrograms) Close() error {
 		p.WfpPostBind6,
 		p.WfpRecvmsg4,
 		p.WfpRecvmsg6,
+		p.WfpSendReset,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
+		p.WfpSetsockopt,
 		p.WfpSkbEgress,
 		p.WfpSkbIngress,
 		p.WfpSockCreate,
 		p.WfpSockFlow,
+		p.WfpSockListen,
 		p.WfpSockOps,
 		p.WfpSockRedirect,
 		p.WfpSockRelease,
 		p.WfpSockState,
+		p.WfpSocketListen,
 		p.WfpTcEgress,
 		p.WfpTcIngress,
 		p.WfpVswitchEgress,

@@ -57,6 +57,7 @@ const (
 	SlotEmbeddedLocalType = SlotLocalAddressType
 	SlotEmbeddedProtocol  = SlotProtocol
 	SlotDirection         = SlotOriginalProfile // at layers without profiles
+	SlotPromiscuousMode   = SlotOriginalProfile // likewise
 
 	SlotMACLocal      Slot = 0
 	SlotMACRemote     Slot = 1
@@ -182,7 +183,6 @@ var sources = map[string]Source{
 	"NEXTHOP_TUNNEL_TYPE":          constant(0, whyTunnel),
 	"COMPARTMENT_ID":               constant(1, "the network namespace that is filtered"),
 	"ALE_SIO_FIREWALL_SYSTEM_PORT": constant(0, "Linux has no firewall system ports"),
-	"ALE_PROMISCUOUS_MODE":         constant(0, "promiscuous sockets are not judged here yet"),
 	"REAUTHORIZE_REASON":           constant(0, "no reauthorisation runs yet"),
 	"NDIS_PORT":                    constant(0, "Linux links have one port"),
 	"NDIS_MEDIA_TYPE":              constant(0, "NdisMedium802_3"),
@@ -214,6 +214,10 @@ var (
 	}
 	sourcesAtAssignment = map[string]Source{
 		"FLAGS": flags(0x8|0x10, "the call: IS_WILDCARD_BIND, IS_RAW_ENDPOINT"),
+		"ALE_PROMISCUOUS_MODE": {
+			Kind: Filled, Slot: SlotPromiscuousMode, Only: []uint64{0, sioRcvAll, sioRcvAllMcast},
+			From: "the option of a packet socket: SIO_RCVALL for PACKET_MR_PROMISC, SIO_RCVALL_MCAST for PACKET_MR_ALLMULTI; else 0",
+		},
 	}
 	sourcesAtPacketIn = map[string]Source{
 		"FLAGS": flags(0x1|0x20, "the packet: IS_LOOPBACK, IS_FRAGMENT"),
@@ -296,6 +300,13 @@ var (
 	direction = Source{
 		Kind: Filled, Slot: SlotDirection, From: "who sent the first packet (FWP_DIRECTION)", Only: []uint64{0, 1},
 	}
+	sourcesAtListen = map[string]Source{
+		"FLAGS":              constant(0, "the layer sets none but on reclassification, which Linux has no use for"),
+		"IP_LOCAL_ADDRESS":   filled(SlotLocalAddress, "the socket; empty where it is any"),
+		"IP_LOCAL_PORT":      filled(SlotLocalPort, "the socket"),
+		"IP_LOCAL_INTERFACE": filled(SlotLocalInterface, "the interface that has the local address (LUID)"),
+		"INTERFACE_TYPE":     filled(SlotInterfaceType, "the interface that has the local address (IANA ifType)"),
+	}
 	sourcesAtClosure = map[string]Source{
 		"FLAGS":             constant(0, "the layer sets none in Windows either"),
 		"IP_REMOTE_ADDRESS": filled(SlotRemoteAddress, "the socket's peer; empty without one"),
@@ -337,6 +348,7 @@ var (
 		OutboundICMPErrorV4: sourcesAtErrorOut, OutboundICMPErrorV6: sourcesAtErrorOut,
 		StreamPacketV4: sourcesAtStreamPacket, StreamPacketV6: sourcesAtStreamPacket,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
+		ALEAuthListenV4: sourcesAtListen, ALEAuthListenV6: sourcesAtListen,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
 		ALEFlowEstablishedV4: sourcesAtFlow, ALEFlowEstablishedV6: sourcesAtFlow,
@@ -364,6 +376,12 @@ var (
 		"VSWITCH_DESTINATION_INTERFACE_TYPE": nicType(SlotDestinationIfType, "the port that the frame leaves by", 0, 1),
 		"VSWITCH_DESTINATION_VM_ID":          refused(whyGuest),
 	})
+)
+
+// What a program on Windows asks for by an ioctl.
+const (
+	sioRcvAll      = 0x98000001
+	sioRcvAllMcast = 0x98000002
 )
 
 const whyGuest = "Linux does not know whose guest a link is"
@@ -429,11 +447,18 @@ func errorSources(more map[string]Source) map[string]Source {
 // Source says where the value of a field comes from at this layer. For a layer
 // that does not run the answer is Refused.
 func (l *Layer) Source(key string) Source {
+	if l.Hook().Reserved {
+		return never("the layer is reserved and never classified")
+	}
 	if !l.Hook().Live {
 		return refused("the layer does not run yet")
 	}
 	key = CanonicalKey(key)
-	if s, ok := sourcesAt[l.ID][key]; ok {
+	at := l.ID
+	if of := l.DiscardOf(); of != nil {
+		at = of.ID
+	}
+	if s, ok := sourcesAt[at][key]; ok {
 		return s
 	}
 	if s, ok := sources[key]; ok {

@@ -93,6 +93,10 @@ const (
 	benchVarLayoutCounter       = "layout_counter"
 	benchVarLayoutCut           = "layout_cut"
 	benchVarLayoutCutsPage      = "layout_cuts_page"
+	benchVarLayoutDiscardModule = "layout_discard_module"
+	benchVarLayoutDiscardReason = "layout_discard_reason"
+	benchVarLayoutDrop          = "layout_drop"
+	benchVarLayoutDropStage     = "layout_drop_stage"
 	benchVarLayoutEnd           = "layout_end"
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
@@ -213,6 +217,10 @@ type benchVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
@@ -333,6 +341,10 @@ type benchVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`

@@ -136,6 +136,10 @@ func (c *child) serve(req request) (response, error) {
 		var r response
 		err := s.control("number", func(fd int) error { r.Number = fd; return nil })
 		return r, err
+	case "setsockopt":
+		return response{}, s.control("setsockopt", func(fd int) error {
+			return unix.SetsockoptString(fd, req.Level, req.Option, string(req.Data))
+		})
 	case "exchange":
 		return response{}, s.exchange(req.Data, deadline)
 	case "sendto":

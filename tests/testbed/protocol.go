@@ -31,6 +31,9 @@ type request struct {
 	Domain   int `json:"domain,omitempty"`
 	Type     int `json:"type,omitempty"`
 	Protocol int `json:"protocol,omitempty"`
+	// For op "setsockopt", whose value is Data.
+	Level  int `json:"level,omitempty"`
+	Option int `json:"option,omitempty"`
 
 	Options Options `json:"options"`
 }
