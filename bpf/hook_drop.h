@@ -66,9 +66,9 @@ struct {
 
 /* A packet that was dropped. */
 struct wfp_dropped {
-	struct wfp_tuple tuple;        /* layer, endpoints and interface */
+	struct wfp_tuple tuple;         /* layer, endpoints and interface */
 	struct wfp_forwarded forwarded; /* IPFORWARD */
-	struct wfp_seen seen;          /* IPPACKET */
+	struct wfp_seen seen;           /* IPPACKET */
 	__u64 header; /* where the IP header is */
 	__u32 length; /* of what is there from it on */
 	__u32 fragment;
@@ -282,12 +282,22 @@ static __always_inline __u64 drop_forward(struct wfp_dropped *d)
 	return wfp_forward_verdict(f);
 }
 
+/* Whether a socket is one of TCP, and no remains or beginning of one. */
+static __always_inline int is_tcp_socket(struct sock *sk)
+{
+	__u32 state = sk ? BPF_CORE_READ(sk, __sk_common.skc_state) : BPF_TCP_TIME_WAIT;
+
+	return state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV &&
+	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
 /* The endpoints of a TCP segment that has no IP header yet are those of its socket. */
 static __always_inline void drop_socket(struct wfp_tuple *t, struct sock *sk)
 {
-	__u32 layer = t->layer & ~2U;
+	__u32 layer = t->layer & ~2U, generation = t->generation;
 
 	socket_tuple(sk, t);
+	t->generation = generation;
 	t->layer = layer | (is_v6(t->layer) ? 2 : 0);
 	t->protocol = IPPROTO_TCP;
 	t->known = WFP_KNOWN_LOCAL_ADDRESS | WFP_KNOWN_LOCAL_PORT;
@@ -326,8 +336,7 @@ static __always_inline int judge_drop(struct sk_buff___drop *skb, const struct w
 	t->generation = generation;
 	t->layer = d->at.layer | (v6 ? 2 : 0);
 	t->protocol = 0;
-	if (!protocol && stage == WFP_DROP_SENT && sk &&
-	    BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP)
+	if (!protocol && stage == WFP_DROP_SENT && is_tcp_socket(sk))
 		drop_socket(t, sk);
 	if (!find_layer(generation, t->layer))
 		return 0;
@@ -336,15 +345,14 @@ static __always_inline int judge_drop(struct sk_buff___drop *skb, const struct w
 		d->forwarded.out = drop_out(skb);
 	if (protocol)
 		wfp_drop_read(d);
-	switch (t->layer & ~2U) {
-	case WFP_INBOUND_IPPACKET_V4_DISCARD:
-	case WFP_OUTBOUND_IPPACKET_V4_DISCARD:
+	if (is_drop_at(t->layer, WFP_INBOUND_IPPACKET_V4_DISCARD) ||
+	    is_drop_at(t->layer, WFP_OUTBOUND_IPPACKET_V4_DISCARD)) {
 		verdict = wfp_drop_packet(d);
-		break;
-	case WFP_IPFORWARD_V4_DISCARD:
+	} else if (!(t->known & WFP_KNOWN_LOCAL_ADDRESS)) {
+		return 0; /* no packet: IP hands on none without a header */
+	} else if (is_drop_at(t->layer, WFP_IPFORWARD_V4_DISCARD)) {
 		verdict = drop_forward(d);
-		break;
-	default:
+	} else {
 		if (is_transport_out(t->layer) && from_raw_socket((struct sk_buff *)skb))
 			t->flags = WFP_FLAG_IS_RAW_ENDPOINT;
 		verdict = wfp_transport_verdict(t);
