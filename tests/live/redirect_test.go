@@ -552,3 +552,37 @@ func TestRedirectOtherProxy(t *testing.T) {
 	passes.want(t, client.Connect(f.tcp, at(f.peer, 8080)))
 	wantOriginals(t, second, secondSocks["v4"], 0, at(f.peer, 8080))
 }
+
+// TestRedirectFirstPacket: where ALE_AUTH_CONNECT must wait for the port that the kernel
+// chooses, the first packet is known for a redirected one, too.
+func TestRedirectFirstPacket(t *testing.T) {
+	b := newRedirectBed(t)
+	low, high := "{IP_LOCAL_PORT: 1-45000}", "{IP_LOCAL_PORT: 45001-65535}"
+	b.apply(redirects(connectRedirect, "127.0.0.1:3128", "[::1]:3128", "{IP_REMOTE_PORT: 8080}",
+		rule("BLOCK", "Block low", atConnect, 8, isRedirected, low),
+		rule("BLOCK", "Block high", atConnect, 8, isRedirected, high)))
+	server, client := b.on(b.peer, testbed.ProcOptions{}), b.on(b.host, testbed.ProcOptions{})
+	b.listen(server, 8081)
+	b.openProxy(3128)
+	for _, f := range b.families() {
+		t.Run(f.name, func(t *testing.T) {
+			dropped.want(t, client.Connect(f.tcp, at(f.peer, 8080), testbed.Options{Timeout: soon}))
+			s, err := client.Dial(f.udp, at(f.peer, 8080))
+			if err != nil {
+				t.Fatal(err)
+			}
+			refused.want(t, client.Exchange(s, "hello"))
+			blocked := map[uint8]bool{}
+			for _, e := range b.events() {
+				if e.Layer == "ALE_AUTH_CONNECT_"+f.layer && e.Dst == at(f.loopback, 3128) && e.OriginalDst == at(f.peer, 8080) {
+					blocked[e.Protocol] = true
+				}
+			}
+			if !blocked[6] || !blocked[17] {
+				t.Errorf("blocks of protocols %v", blocked)
+			}
+			passes.want(t, client.Connect(f.tcp, at(f.peer, 8081)))
+			passes.want(t, client.UDPExchange(f.udp, at(f.peer, 8081), "hello"))
+		})
+	}
+}
