@@ -88,6 +88,9 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 			means = "own blocks alone: no netfilter links here (6.4), and so no datagrams to closed ports"
 			continue
 		}
+		if h.program == resetProgram && !haveResets() {
+			return false, "this kernel does not tell of packets without a socket at " + h.name + " (6.10)"
+		}
 		if err := refused[h.program]; err != nil {
 			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
 		}
