@@ -4,7 +4,7 @@
  * so that a block there silences it: a scan of ports sees nothing.
  *
  * TCP: INBOUND_TRANSPORT_DISCARD, before the RST is made (tp_btf/tcp_send_reset without
- * a socket, since 6.10). The processor keeps until then which RST is silenced, and
+ * a socket, which older kernels than 6.10 do not tell: the loader looks). The processor keeps until then which RST is silenced, and
  * netfilter LOCAL_OUT drops it. Both happen in one go: nothing comes between.
  * UDP: INBOUND_IPPACKET_DISCARD, when the port unreachable that quotes the datagram
  * comes to LOCAL_OUT. A datagram that the kernel does not answer is not seen here.
@@ -115,13 +115,11 @@ static __noinline int read_reset(const struct sk_buff *skb, struct wfp_tuple *t)
 }
 
 SEC("tp_btf/tcp_send_reset")
-int BPF_PROG(wfp_send_reset, const struct sock *sk, const struct sk_buff *skb, int reason)
+int BPF_PROG(wfp_send_reset, const struct sock *sk, const struct sk_buff *skb)
 {
 	struct wfp_tuple t = { .protocol = IPPROTO_TCP };
 	struct wfp_silent_reset *r = next_reset();
 
-	/* only kernels that give a reason come here without a socket: others refuse this */
-	asm volatile("" : : "r"(reason));
 	if (!r)
 		return 0;
 	r->silent = 0; /* of one that never left */

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -134,7 +135,7 @@ var hooks = []hook{
 		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6, layermap.DatagramDataV6}},
 	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
-	{"send_reset", "wfp_send_reset", onTracing, ebpf.AttachTraceRawTp, []layermap.LayerID{
+	{"send_reset", resetProgram, onTracing, ebpf.AttachTraceRawTp, []layermap.LayerID{
 		layermap.InboundTransportV4Discard, layermap.InboundTransportV6Discard}},
 	{"answer4", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.InboundTransportV4Discard, layermap.InboundIPPacketV4Discard}},
@@ -270,6 +271,31 @@ var netfilterPoints = map[hookKind]link.NetfilterInetHook{
 	onLocalIn: link.NetfilterInetLocalIn, onForward: link.NetfilterInetForward, onLocalOut: link.NetfilterInetLocalOut,
 	onAnswer: link.NetfilterInetLocalOut,
 }
+
+// resetProgram sees packets without an endpoint where the kernel tells of them.
+const resetProgram = "wfp_send_reset"
+
+// haveResets asks whether tcp_send_reset comes without a socket, too (6.10): since then
+// it has a reason.
+var haveResets = sync.OnceValue(func() bool {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return false
+	}
+	var tracepoint *btf.Typedef
+	if spec.TypeByName("btf_trace_tcp_send_reset", &tracepoint) != nil {
+		return false
+	}
+	p, ok := tracepoint.Type.(*btf.Pointer)
+	if !ok {
+		return false
+	}
+	f, ok := p.Target.(*btf.FuncProto)
+	return ok && len(f.Params) == 4 // the tracepoint's data, socket, packet, reason
+})
+
+// resets reports whether the attachment is that of packets without an endpoint.
+func (s spot) resets() bool { return s.hook.program == resetProgram }
 
 // haveNetfilterLinks asks whether the kernel has netfilter's programs (6.4).
 var haveNetfilterLinks = sync.OnceValue(func() bool {

@@ -523,7 +523,7 @@ func (e *Engine) Unavailable(p *policy.Policy) map[layermap.LayerID]string {
 	want = slices.DeleteFunc(want, func(s spot) bool {
 		return slices.ContainsFunc(attached, func(name string) bool { return name == s.hook.name || strings.HasPrefix(name, s.hook.name+"@") })
 	})
-	if e.load(programsFor(want)) == nil {
+	if e.load(programsFor(want)) == nil && (!slices.ContainsFunc(want, spot.resets) || haveResets()) {
 		return why // it can; asking in detail would take as long again
 	}
 	for _, s := range Probe() {

@@ -92,6 +92,9 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 			means = fmt.Sprintf("by sock_ops: no LSM program here (%v); listen() succeeds, and a blocked listener gets no connections", err)
 			continue
 		}
+		if h.program == resetProgram && !haveResets() {
+			return false, "this kernel does not tell of packets without a socket at " + h.name + " (6.10)"
+		}
 		if err := refused[h.program]; err != nil {
 			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
 		}
