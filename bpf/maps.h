@@ -161,6 +161,15 @@ struct {
 	__uint(max_entries, 65536);
 } flows SEC(".maps");
 
+/* ends of a handshake -> epoch of the layer that let it begin, for the connection that
+ * comes of it. Programs; the oldest make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct wfp_handshake);
+	__type(value, __u64);
+	__uint(max_entries, 65536);
+} handshakes SEC(".maps");
+
 /* enum wfp_counter -> count. Programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -206,6 +215,7 @@ const enum wfp_nic *layout_nic __attribute__((unused));
 const enum wfp_network *layout_network __attribute__((unused));
 const enum wfp_counter *layout_counter __attribute__((unused));
 const enum wfp_flag *layout_flag __attribute__((unused));
+const enum wfp_reauthorize_reason *layout_reauthorize_reason __attribute__((unused));
 
 static __always_inline void count(__u32 counter)
 {

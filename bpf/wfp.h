@@ -92,7 +92,8 @@ enum wfp_slot {
 	WFP_SLOT_EMBEDDED_LOCAL_PORT = 24,
 	WFP_SLOT_EMBEDDED_REMOTE_PORT = 25,
 	WFP_SLOT_EMBEDDED_REMOTE_ADDRESS = 26,
-	WFP_SLOTS = 27,
+	WFP_SLOT_REAUTHORIZE_REASON = 30, /* enum wfp_reauthorize_reason */
+	WFP_SLOTS = 31,
 
 	/* at layers without such a field of their own, or without profiles */
 	WFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE = WFP_SLOT_LOCAL_ADDRESS_TYPE,
@@ -128,6 +129,7 @@ enum wfp_slot {
 /* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
 enum wfp_flag {
 	WFP_FLAG_IS_LOOPBACK = 0x1,
+	WFP_FLAG_IS_REAUTHORIZE = 0x4,
 	WFP_FLAG_IS_WILDCARD_BIND = 0x8,
 	WFP_FLAG_IS_RAW_ENDPOINT = 0x10,
 	WFP_FLAG_IS_FRAGMENT = 0x20,
@@ -135,6 +137,11 @@ enum wfp_flag {
 	WFP_FLAG_IS_INBOUND_PASS_THRU = 0x80000,
 	WFP_FLAG_IS_APPCONTAINER_LOOPBACK = 0x400000,
 	WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK = 0x800000,
+};
+
+/* FWP_CONDITION_REAUTHORIZE_REASON_* (fwpmtypes.h), those that there are here. */
+enum wfp_reauthorize_reason {
+	WFP_REAUTHORIZE_POLICY_CHANGE = 0x1,
 };
 
 /* FWP_ACTION_TYPE values that a verdict can hold. */
@@ -323,6 +330,7 @@ struct wfp_layer {
 	__u32 flags;     /* enum wfp_layer_flag */
 	__u8 wide[WFP_MAX_WIDE]; /* which fields have no levels */
 	__u8 wides;      /* how many */
+	__u64 epoch;     /* the same as long as the layer has the same filters; 0: none */
 	struct wfp_field field[WFP_MAX_FIELDS];
 };
 
@@ -510,6 +518,7 @@ enum wfp_known {
 	WFP_KNOWN_LOCAL_PORT = 0x2,
 	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
+	WFP_KNOWN_AGAINST = 0x10, /* reauthorised by a packet against the flow's direction */
 };
 
 /* The configuration of this instance; constant between attach and detach. */
@@ -536,6 +545,8 @@ struct wfp_socket {
 	__u64 ac_local[2]; /* local address that it was judged with */
 	__u64 self; /* address of the socket that was identified: another's, if this was accepted */
 	__u64 flow;   /* id that events at the layers of a flow's begin and end carry */
+	__u64 epoch; /* of the layer where the connection was authorised last, or WFP_EPOCH_BLOCKED */
+	__u64 of;    /* address of the socket whose epoch that is */
 };
 
 enum wfp_socket_state {
@@ -551,6 +562,17 @@ enum wfp_socket_state {
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
 };
 
+#define WFP_EPOCH_BLOCKED (~0ULL) /* no layer has it */
+
+/* The ends of a handshake that ALE_AUTH_RECV_ACCEPT has let begin. */
+struct wfp_handshake {
+	__u64 local[2];
+	__u64 remote[2];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 pad;
+};
+
 /* An authorised flow of a socket without connections (UDP). */
 struct wfp_flow_key {
 	__u64 cookie;    /* of the socket */
@@ -563,8 +585,14 @@ struct wfp_flow_key {
 struct wfp_flow {
 	__u64 last; /* ns since boot of the last datagram */
 	__u64 local[2]; /* zero: a socket call opened it, its packet is to come */
-	__u32 layer; /* where it was authorised */
-	__u32 pad;
+	__u64 epoch; /* of that layer when it was authorised last */
+	__u32 layer; /* where it was authorised first */
+	__u32 state; /* enum wfp_flow_state */
+};
+
+enum wfp_flow_state {
+	WFP_FLOW_BLOCKED = 1, /* when it was authorised again: nothing passes for as long as the epoch is the same */
+	WFP_FLOW_OLD = 2,     /* older than the engine: where it was authorised is not known */
 };
 
 /* A net event, FWPM_NET_EVENT_CLASSIFY_DROP and _ALLOW. */
@@ -584,7 +612,8 @@ struct wfp_event {
 	__u16 remote_port;
 	__u8 protocol;
 	__u8 outbound;
-	__u8 pad[2];
+	__u8 reauthorize; /* enum wfp_reauthorize_reason; 0: a new flow */
+	__u8 pad;
 	__u64 flow; /* pairs ALE_FLOW_ESTABLISHED, _ENDPOINT_CLOSURE, _RESOURCE_RELEASE; else 0 */
 };
 

@@ -70,6 +70,7 @@ type draft struct {
 func (e *Engine) draft(p *policy.Policy, in stamp, ephemeral portRange) (*draft, error) {
 	if e.laid != nil && e.laid.last == in.commit() {
 		if a := e.laid.amend(p, ephemeral); a != nil {
+			a.putEpochs(p)
 			rec := a.change.head(e.laid.rec)
 			rec.Applied, rec.Place = time.Now(), in.place().next(false)
 			return &draft{rec: rec, amended: a}, nil
