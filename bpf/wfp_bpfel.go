@@ -102,24 +102,25 @@ type WFPWfpCut struct {
 }
 
 type WFPWfpEvent struct {
-	_          structs.HostLayout
-	Time       uint64
-	FilterId   uint64
-	Inode      uint64
-	Local      [2]uint64
-	Remote     [2]uint64
-	Layer      uint32
-	Action     uint32
-	Dev        uint32
-	Pid        uint32
-	Uid        uint32
-	Ifindex    uint32
-	LocalPort  uint16
-	RemotePort uint16
-	Protocol   uint8
-	Outbound   uint8
-	Pad        [2]uint8
-	Flow       uint64
+	_           structs.HostLayout
+	Time        uint64
+	FilterId    uint64
+	Inode       uint64
+	Local       [2]uint64
+	Remote      [2]uint64
+	Layer       uint32
+	Action      uint32
+	Dev         uint32
+	Pid         uint32
+	Uid         uint32
+	Ifindex     uint32
+	LocalPort   uint16
+	RemotePort  uint16
+	Protocol    uint8
+	Outbound    uint8
+	Reauthorize uint8
+	Pad         uint8
+	Flow        uint64
 }
 
 type WFPWfpField struct {
@@ -159,6 +160,7 @@ type WFPWfpFlag uint32
 
 const (
 	WFPWfpFlagWFP_FLAG_IS_LOOPBACK                  WFPWfpFlag = 1
+	WFPWfpFlagWFP_FLAG_IS_REAUTHORIZE               WFPWfpFlag = 4
 	WFPWfpFlagWFP_FLAG_IS_WILDCARD_BIND             WFPWfpFlag = 8
 	WFPWfpFlagWFP_FLAG_IS_RAW_ENDPOINT              WFPWfpFlag = 16
 	WFPWfpFlagWFP_FLAG_IS_FRAGMENT                  WFPWfpFlag = 32
@@ -172,8 +174,9 @@ type WFPWfpFlow struct {
 	_     structs.HostLayout
 	Last  uint64
 	Local [2]uint64
+	Epoch uint64
 	Layer uint32
-	Pad   uint32
+	State uint32
 }
 
 type WFPWfpFlowKey struct {
@@ -211,6 +214,7 @@ type WFPWfpLayer struct {
 	Flags     uint32
 	Wide      [7]uint8
 	Wides     uint8
+	Epoch     uint64
 	Field     [20]WFPWfpField
 }
 
@@ -358,6 +362,12 @@ const (
 	WFPWfpPrincipalKindWFP_PRINCIPAL_PACKAGE WFPWfpPrincipalKind = 5
 )
 
+type WFPWfpReauthorizeReason uint32
+
+const (
+	WFPWfpReauthorizeReasonWFP_REAUTHORIZE_POLICY_CHANGE WFPWfpReauthorizeReason = 1
+)
+
 type WFPWfpRoute struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -402,7 +412,8 @@ const (
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_PORT         WFPWfpSlot = 24
 	WFPWfpSlotWFP_SLOT_EMBEDDED_REMOTE_PORT        WFPWfpSlot = 25
 	WFPWfpSlotWFP_SLOT_EMBEDDED_REMOTE_ADDRESS     WFPWfpSlot = 26
-	WFPWfpSlotWFP_SLOTS                            WFPWfpSlot = 27
+	WFPWfpSlotWFP_SLOT_REAUTHORIZE_REASON          WFPWfpSlot = 30
+	WFPWfpSlotWFP_SLOTS                            WFPWfpSlot = 31
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
 	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
 	WFPWfpSlotWFP_SLOT_DIRECTION                   WFPWfpSlot = 15
@@ -440,6 +451,8 @@ type WFPWfpSocket struct {
 	AcLocal     [2]uint64
 	Self        uint64
 	Flow        uint64
+	Epoch       uint64
+	Of          uint64
 }
 
 type WFPWfpValues struct {
@@ -471,83 +484,85 @@ type WFPWfpVerdict struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	WFPMapActive              = "active"
-	WFPMapAmendments          = "amendments"
-	WFPMapBranches            = "branches"
-	WFPMapBuckets             = "buckets"
-	WFPMapCases               = "cases"
-	WFPMapCells               = "cells"
-	WFPMapConfig              = "config"
-	WFPMapCounters            = "counters"
-	WFPMapCuts                = "cuts"
-	WFPMapEvents              = "events"
-	WFPMapFilters             = "filters"
-	WFPMapFlows               = "flows"
-	WFPMapGenerations         = "generations"
-	WFPMapHits                = "hits"
-	WFPMapLayers              = "layers"
-	WFPMapLinks               = "links"
-	WFPMapMptcpOwners         = "mptcp_owners"
-	WFPMapPrincipals          = "principals"
-	WFPMapRoutes              = "routes"
-	WFPMapSockets             = "sockets"
-	WFPMapVerdicts4           = "verdicts4"
-	WFPMapVerdicts6           = "verdicts6"
-	WFPProgWfpBind4           = "wfp_bind4"
-	WFPProgWfpBind6           = "wfp_bind6"
-	WFPProgWfpConnect4        = "wfp_connect4"
-	WFPProgWfpConnect6        = "wfp_connect6"
-	WFPProgWfpFlowEgress      = "wfp_flow_egress"
-	WFPProgWfpFlowIngress     = "wfp_flow_ingress"
-	WFPProgWfpForward         = "wfp_forward"
-	WFPProgWfpJudge           = "wfp_judge"
-	WFPProgWfpLocalIn         = "wfp_local_in"
-	WFPProgWfpLocalOut        = "wfp_local_out"
-	WFPProgWfpOldSockets      = "wfp_old_sockets"
-	WFPProgWfpOldSubflows     = "wfp_old_subflows"
-	WFPProgWfpPostBind4       = "wfp_post_bind4"
-	WFPProgWfpPostBind6       = "wfp_post_bind6"
-	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
-	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
-	WFPProgWfpSkbEgress       = "wfp_skb_egress"
-	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
-	WFPProgWfpSockCreate      = "wfp_sock_create"
-	WFPProgWfpSockFlow        = "wfp_sock_flow"
-	WFPProgWfpSockOps         = "wfp_sock_ops"
-	WFPProgWfpSockRelease     = "wfp_sock_release"
-	WFPProgWfpSockState       = "wfp_sock_state"
-	WFPProgWfpTcEgress        = "wfp_tc_egress"
-	WFPProgWfpTcIngress       = "wfp_tc_ingress"
-	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
-	WFPProgWfpVswitchIngress  = "wfp_vswitch_ingress"
-	WFPProgWfpXdp             = "wfp_xdp"
-	WFPVarLayoutAction        = "layout_action"
-	WFPVarLayoutAmendment     = "layout_amendment"
-	WFPVarLayoutBranch        = "layout_branch"
-	WFPVarLayoutBranchesPage  = "layout_branches_page"
-	WFPVarLayoutBucket        = "layout_bucket"
-	WFPVarLayoutBucketsPage   = "layout_buckets_page"
-	WFPVarLayoutCandidateFlag = "layout_candidate_flag"
-	WFPVarLayoutCellsPage     = "layout_cells_page"
-	WFPVarLayoutCounter       = "layout_counter"
-	WFPVarLayoutCut           = "layout_cut"
-	WFPVarLayoutCutsPage      = "layout_cuts_page"
-	WFPVarLayoutEvent         = "layout_event"
-	WFPVarLayoutFieldFlag     = "layout_field_flag"
-	WFPVarLayoutFilter        = "layout_filter"
-	WFPVarLayoutFiltersPage   = "layout_filters_page"
-	WFPVarLayoutFlag          = "layout_flag"
-	WFPVarLayoutHitsPage      = "layout_hits_page"
-	WFPVarLayoutLayerFlag     = "layout_layer_flag"
-	WFPVarLayoutLayerId       = "layout_layer_id"
-	WFPVarLayoutLimit         = "layout_limit"
-	WFPVarLayoutLink          = "layout_link"
-	WFPVarLayoutLinkFlag      = "layout_link_flag"
-	WFPVarLayoutNetwork       = "layout_network"
-	WFPVarLayoutNic           = "layout_nic"
-	WFPVarLayoutPrincipal     = "layout_principal"
-	WFPVarLayoutPrincipalKind = "layout_principal_kind"
-	WFPVarLayoutSlot          = "layout_slot"
+	WFPMapActive                  = "active"
+	WFPMapAmendments              = "amendments"
+	WFPMapBranches                = "branches"
+	WFPMapBuckets                 = "buckets"
+	WFPMapCases                   = "cases"
+	WFPMapCells                   = "cells"
+	WFPMapConfig                  = "config"
+	WFPMapCounters                = "counters"
+	WFPMapCuts                    = "cuts"
+	WFPMapEvents                  = "events"
+	WFPMapFilters                 = "filters"
+	WFPMapFlows                   = "flows"
+	WFPMapGenerations             = "generations"
+	WFPMapHandshakes              = "handshakes"
+	WFPMapHits                    = "hits"
+	WFPMapLayers                  = "layers"
+	WFPMapLinks                   = "links"
+	WFPMapMptcpOwners             = "mptcp_owners"
+	WFPMapPrincipals              = "principals"
+	WFPMapRoutes                  = "routes"
+	WFPMapSockets                 = "sockets"
+	WFPMapVerdicts4               = "verdicts4"
+	WFPMapVerdicts6               = "verdicts6"
+	WFPProgWfpBind4               = "wfp_bind4"
+	WFPProgWfpBind6               = "wfp_bind6"
+	WFPProgWfpConnect4            = "wfp_connect4"
+	WFPProgWfpConnect6            = "wfp_connect6"
+	WFPProgWfpFlowEgress          = "wfp_flow_egress"
+	WFPProgWfpFlowIngress         = "wfp_flow_ingress"
+	WFPProgWfpForward             = "wfp_forward"
+	WFPProgWfpJudge               = "wfp_judge"
+	WFPProgWfpLocalIn             = "wfp_local_in"
+	WFPProgWfpLocalOut            = "wfp_local_out"
+	WFPProgWfpOldSockets          = "wfp_old_sockets"
+	WFPProgWfpOldSubflows         = "wfp_old_subflows"
+	WFPProgWfpPostBind4           = "wfp_post_bind4"
+	WFPProgWfpPostBind6           = "wfp_post_bind6"
+	WFPProgWfpSendmsg4            = "wfp_sendmsg4"
+	WFPProgWfpSendmsg6            = "wfp_sendmsg6"
+	WFPProgWfpSkbEgress           = "wfp_skb_egress"
+	WFPProgWfpSkbIngress          = "wfp_skb_ingress"
+	WFPProgWfpSockCreate          = "wfp_sock_create"
+	WFPProgWfpSockFlow            = "wfp_sock_flow"
+	WFPProgWfpSockOps             = "wfp_sock_ops"
+	WFPProgWfpSockRelease         = "wfp_sock_release"
+	WFPProgWfpSockState           = "wfp_sock_state"
+	WFPProgWfpTcEgress            = "wfp_tc_egress"
+	WFPProgWfpTcIngress           = "wfp_tc_ingress"
+	WFPProgWfpVswitchEgress       = "wfp_vswitch_egress"
+	WFPProgWfpVswitchIngress      = "wfp_vswitch_ingress"
+	WFPProgWfpXdp                 = "wfp_xdp"
+	WFPVarLayoutAction            = "layout_action"
+	WFPVarLayoutAmendment         = "layout_amendment"
+	WFPVarLayoutBranch            = "layout_branch"
+	WFPVarLayoutBranchesPage      = "layout_branches_page"
+	WFPVarLayoutBucket            = "layout_bucket"
+	WFPVarLayoutBucketsPage       = "layout_buckets_page"
+	WFPVarLayoutCandidateFlag     = "layout_candidate_flag"
+	WFPVarLayoutCellsPage         = "layout_cells_page"
+	WFPVarLayoutCounter           = "layout_counter"
+	WFPVarLayoutCut               = "layout_cut"
+	WFPVarLayoutCutsPage          = "layout_cuts_page"
+	WFPVarLayoutEvent             = "layout_event"
+	WFPVarLayoutFieldFlag         = "layout_field_flag"
+	WFPVarLayoutFilter            = "layout_filter"
+	WFPVarLayoutFiltersPage       = "layout_filters_page"
+	WFPVarLayoutFlag              = "layout_flag"
+	WFPVarLayoutHitsPage          = "layout_hits_page"
+	WFPVarLayoutLayerFlag         = "layout_layer_flag"
+	WFPVarLayoutLayerId           = "layout_layer_id"
+	WFPVarLayoutLimit             = "layout_limit"
+	WFPVarLayoutLink              = "layout_link"
+	WFPVarLayoutLinkFlag          = "layout_link_flag"
+	WFPVarLayoutNetwork           = "layout_network"
+	WFPVarLayoutNic               = "layout_nic"
+	WFPVarLayoutPrincipal         = "layout_principal"
+	WFPVarLayoutPrincipalKind     = "layout_principal_kind"
+	WFPVarLayoutReauthorizeReason = "layout_reauthorize_reason"
+	WFPVarLayoutSlot              = "layout_slot"
 )
 
 // LoadWFP returns the embedded CollectionSpec for WFP.
@@ -639,6 +654,7 @@ type WFPMapSpecs struct {
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	Generations *ebpf.MapSpec `ebpf:"generations"`
+	Handshakes  *ebpf.MapSpec `ebpf:"handshakes"`
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
@@ -654,33 +670,34 @@ type WFPMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPVariableSpecs struct {
-	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
-	LayoutAmendment     *ebpf.VariableSpec `ebpf:"layout_amendment"`
-	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
-	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
-	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
-	LayoutBucketsPage   *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
-	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
-	LayoutCellsPage     *ebpf.VariableSpec `ebpf:"layout_cells_page"`
-	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
-	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
-	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
-	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
-	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
-	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
-	LayoutFiltersPage   *ebpf.VariableSpec `ebpf:"layout_filters_page"`
-	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
-	LayoutHitsPage      *ebpf.VariableSpec `ebpf:"layout_hits_page"`
-	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
-	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
-	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
-	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
-	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
-	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
-	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
-	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
-	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
-	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutAction            *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutAmendment         *ebpf.VariableSpec `ebpf:"layout_amendment"`
+	LayoutBranch            *ebpf.VariableSpec `ebpf:"layout_branch"`
+	LayoutBranchesPage      *ebpf.VariableSpec `ebpf:"layout_branches_page"`
+	LayoutBucket            *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutBucketsPage       *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
+	LayoutCandidateFlag     *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage         *ebpf.VariableSpec `ebpf:"layout_cells_page"`
+	LayoutCounter           *ebpf.VariableSpec `ebpf:"layout_counter"`
+	LayoutCut               *ebpf.VariableSpec `ebpf:"layout_cut"`
+	LayoutCutsPage          *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutEvent             *ebpf.VariableSpec `ebpf:"layout_event"`
+	LayoutFieldFlag         *ebpf.VariableSpec `ebpf:"layout_field_flag"`
+	LayoutFilter            *ebpf.VariableSpec `ebpf:"layout_filter"`
+	LayoutFiltersPage       *ebpf.VariableSpec `ebpf:"layout_filters_page"`
+	LayoutFlag              *ebpf.VariableSpec `ebpf:"layout_flag"`
+	LayoutHitsPage          *ebpf.VariableSpec `ebpf:"layout_hits_page"`
+	LayoutLayerFlag         *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
+	LayoutLayerId           *ebpf.VariableSpec `ebpf:"layout_layer_id"`
+	LayoutLimit             *ebpf.VariableSpec `ebpf:"layout_limit"`
+	LayoutLink              *ebpf.VariableSpec `ebpf:"layout_link"`
+	LayoutLinkFlag          *ebpf.VariableSpec `ebpf:"layout_link_flag"`
+	LayoutNetwork           *ebpf.VariableSpec `ebpf:"layout_network"`
+	LayoutNic               *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPrincipal         *ebpf.VariableSpec `ebpf:"layout_principal"`
+	LayoutPrincipalKind     *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
+	LayoutReauthorizeReason *ebpf.VariableSpec `ebpf:"layout_reauthorize_reason"`
+	LayoutSlot              *ebpf.VariableSpec `ebpf:"layout_slot"`
 }
 
 // WFPObjects contains all objects after they have been loaded into the kernel.
@@ -716,6 +733,7 @@ type WFPMaps struct {
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	Generations *ebpf.Map `ebpf:"generations"`
+	Handshakes  *ebpf.Map `ebpf:"handshakes"`
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
@@ -742,6 +760,7 @@ func (m *WFPMaps) Close() error {
 		m.Filters,
 		m.Flows,
 		m.Generations,
+		m.Handshakes,
 		m.Hits,
 		m.Layers,
 		m.Links,
@@ -758,33 +777,34 @@ func (m *WFPMaps) Close() error {
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPVariables struct {
-	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
-	LayoutAmendment     *ebpf.Variable `ebpf:"layout_amendment"`
-	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
-	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
-	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
-	LayoutBucketsPage   *ebpf.Variable `ebpf:"layout_buckets_page"`
-	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
-	LayoutCellsPage     *ebpf.Variable `ebpf:"layout_cells_page"`
-	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
-	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
-	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
-	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
-	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
-	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
-	LayoutFiltersPage   *ebpf.Variable `ebpf:"layout_filters_page"`
-	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
-	LayoutHitsPage      *ebpf.Variable `ebpf:"layout_hits_page"`
-	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
-	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
-	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
-	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
-	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
-	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
-	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
-	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
-	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
-	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutAction            *ebpf.Variable `ebpf:"layout_action"`
+	LayoutAmendment         *ebpf.Variable `ebpf:"layout_amendment"`
+	LayoutBranch            *ebpf.Variable `ebpf:"layout_branch"`
+	LayoutBranchesPage      *ebpf.Variable `ebpf:"layout_branches_page"`
+	LayoutBucket            *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutBucketsPage       *ebpf.Variable `ebpf:"layout_buckets_page"`
+	LayoutCandidateFlag     *ebpf.Variable `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage         *ebpf.Variable `ebpf:"layout_cells_page"`
+	LayoutCounter           *ebpf.Variable `ebpf:"layout_counter"`
+	LayoutCut               *ebpf.Variable `ebpf:"layout_cut"`
+	LayoutCutsPage          *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutEvent             *ebpf.Variable `ebpf:"layout_event"`
+	LayoutFieldFlag         *ebpf.Variable `ebpf:"layout_field_flag"`
+	LayoutFilter            *ebpf.Variable `ebpf:"layout_filter"`
+	LayoutFiltersPage       *ebpf.Variable `ebpf:"layout_filters_page"`
+	LayoutFlag              *ebpf.Variable `ebpf:"layout_flag"`
+	LayoutHitsPage          *ebpf.Variable `ebpf:"layout_hits_page"`
+	LayoutLayerFlag         *ebpf.Variable `ebpf:"layout_layer_flag"`
+	LayoutLayerId           *ebpf.Variable `ebpf:"layout_layer_id"`
+	LayoutLimit             *ebpf.Variable `ebpf:"layout_limit"`
+	LayoutLink              *ebpf.Variable `ebpf:"layout_link"`
+	LayoutLinkFlag          *ebpf.Variable `ebpf:"layout_link_flag"`
+	LayoutNetwork           *ebpf.Variable `ebpf:"layout_network"`
+	LayoutNic               *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPrincipal         *ebpf.Variable `ebpf:"layout_principal"`
+	LayoutPrincipalKind     *ebpf.Variable `ebpf:"layout_principal_kind"`
+	LayoutReauthorizeReason *ebpf.Variable `ebpf:"layout_reauthorize_reason"`
+	LayoutSlot              *ebpf.Variable `ebpf:"layout_slot"`
 }
 
 // WFPPrograms contains all programs after they have been loaded into the kernel.
