@@ -170,8 +170,12 @@ int wfp_old_subflows(struct bpf_iter__tcp *ctx)
 	owner = bpf_map_lookup_elem(&mptcp_owners, &cookie);
 	if (!owner)
 		return 0;
+	if (bpf_sk_storage_get(&sockets, icsk, 0, 0))
+		return 0;
 	s = bpf_sk_storage_get(&sockets, icsk, owner, BPF_SK_STORAGE_GET_F_CREATE);
-	if (s && s->state & WFP_SOCKET_OLD)
-		s->self = (__u64)icsk; /* it was not accepted from its owner */
+	if (!s)
+		return 0;
+	s->self = (__u64)icsk; /* it was not accepted from its owner */
+	s->state |= WFP_SOCKET_OLD;
 	return 0;
 }
