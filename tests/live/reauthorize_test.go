@@ -96,9 +96,10 @@ func reauthorisations(t *testing.T) (b *bed, host, peer *testbed.Proc) {
 	b = newBed(t)
 	b.openEngine(loader.Options{Target: b.target(), Permits: true})
 	host, peer = b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
-	b.listen(host, 8080)
-	b.listen(peer, 8080)
+	b.listen(host, 8080) // these listeners are older than the engine
+	b.apply(authorises())
 	b.listenTCP(host, 7080)
+	b.listen(peer, 8080)
 	return b, host, peer
 }
 
