@@ -152,7 +152,7 @@ enum wfp_action {
 };
 
 enum wfp_limit {
-	WFP_MAX_FIELDS = 20,     /* fields of one layer that filters test */
+	WFP_MAX_FIELDS = 22,     /* fields of one layer that filters test */
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
 	WFP_BUCKET_BOUNDS = 7,
 	WFP_MAX_DEPTH = 20,      /* nodes on the way to a leaf */
@@ -162,7 +162,7 @@ enum wfp_limit {
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
 	WFP_CANDIDATES = 3,      /* of a branch: two lines of the processor's cache */
 	WFP_PENDING = 8,         /* branches that wait while others are searched */
-	WFP_SPAN = 10,           /* sublayers that one search judges */
+	WFP_SPAN = 8,            /* sublayers that one search judges */
 	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
 	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
 	WFP_LINE = 16,           /* cells of a line: of the processor's cache, too */

@@ -29,7 +29,7 @@ type WFPWfpAmendment struct {
 	Removed uint32
 	Pad     uint32
 	Key     [64]uint32
-	Field   [20]WFPWfpField
+	Field   [22]WFPWfpField
 }
 
 type WFPWfpBranch struct {
@@ -215,7 +215,7 @@ type WFPWfpLayer struct {
 	Wide      [7]uint8
 	Wides     uint8
 	Epoch     uint64
-	Field     [20]WFPWfpField
+	Field     [22]WFPWfpField
 }
 
 type WFPWfpLayerFlag uint32
@@ -273,7 +273,7 @@ const (
 type WFPWfpLimit uint32
 
 const (
-	WFPWfpLimitWFP_MAX_FIELDS     WFPWfpLimit = 20
+	WFPWfpLimitWFP_MAX_FIELDS     WFPWfpLimit = 22
 	WFPWfpLimitWFP_MAX_SUBLAYERS  WFPWfpLimit = 64
 	WFPWfpLimitWFP_BUCKET_BOUNDS  WFPWfpLimit = 7
 	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 20
@@ -282,7 +282,7 @@ const (
 	WFPWfpLimitWFP_CLASS_WORDS    WFPWfpLimit = 4
 	WFPWfpLimitWFP_CANDIDATES     WFPWfpLimit = 3
 	WFPWfpLimitWFP_PENDING        WFPWfpLimit = 8
-	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 10
+	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 8
 	WFPWfpLimitWFP_MAX_CUTS_LOG   WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
 	WFPWfpLimitWFP_LINE           WFPWfpLimit = 16
