@@ -27,7 +27,7 @@ type question struct {
 	mapFile                              string
 	layer, in, out, forward, from, to    string
 	program, user, unit, iface, outIface string
-	live, windows, json                  bool
+	live, windows, json, reauthorize     bool
 }
 
 func explainCommand() *cobra.Command {
@@ -47,6 +47,8 @@ connection instead, which is judged at each layer that it passes. Without --ifac
 the fields of the link stay EMPTY, except for loopback traffic. Of ICMP the port of
 the local address is the type, and that of the remote one the code. With --forward it
 is a packet that the host passes on: it comes in by --iface and goes on by --out-iface.
+With --reauthorize it is the next packet of a connection that was open when the filters
+of its layer changed.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -72,6 +74,7 @@ beside it are compared with what is in force.`,
 	f.StringVar(&q.user, "user", "", "its user: a name, a uid, uid:N or gid:N")
 	f.StringVar(&q.unit, "unit", "", "its systemd unit")
 	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over; with --forward, that it comes in by")
+	f.BoolVar(&q.reauthorize, "reauthorize", false, "judge a flow that was open when the policy changed")
 	f.StringVar(&q.outIface, "out-iface", "", "link that forwarded traffic goes on by")
 	f.BoolVar(&q.live, "live", false, "ask the kernel, too, about the policy in force")
 	f.BoolVar(&q.windows, "as-windows", false, "judge as on Windows: include what is refused here")
@@ -129,6 +132,8 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 		return usagef("a policy file is needed")
 	case q.layer == "" && len(values) > 0:
 		return usagef("%s goes with --layer", values[0])
+	case q.reauthorize && q.in == "" && q.out == "":
+		return usagef("--reauthorize goes with --in or --out")
 	case q.forward == "" && q.outIface != "":
 		return usagef("--out-iface goes with --forward")
 	case q.forward != "" && (q.program != "" || q.user != "" || q.unit != ""):
@@ -253,7 +258,7 @@ func compare(engine *loader.Engine, answers []explain.Answer) error {
 // tuple reads the flags that describe a connection.
 func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
 	t := &explain.Tuple{
-		Outbound: q.out != "", Forwarded: q.forward != "", Unit: q.unit,
+		Outbound: q.out != "", Forwarded: q.forward != "", Reauthorized: q.reauthorize, Unit: q.unit,
 		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface},
 	}
 	name := q.in + q.out + q.forward

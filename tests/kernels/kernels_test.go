@@ -25,6 +25,7 @@ var liveTests = []string{
 	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
+	"TestReauthorize", "TestReauthorizeBlock",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
