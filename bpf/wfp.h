@@ -518,7 +518,7 @@ enum wfp_known {
 	WFP_KNOWN_LOCAL_PORT = 0x2,
 	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
-	WFP_KNOWN_AGAINST = 0x10, /* reauthorised by a packet against the flow's direction */
+	WFP_KNOWN_AGAINST = 0x80, /* reauthorised by a packet against the flow's direction */
 };
 
 /* The configuration of this instance; constant between attach and detach. */
