@@ -90,7 +90,8 @@ static __always_inline int is_transport_out(__u32 layer)
 }
 
 /* Puts the interface fields of a layer (ale.md 2: an accept has an arrival
- * interface, a connect a next hop; the other one is empty; no other layer has either). */
+ * interface, a connect a next hop; the other one is empty; no other layer has either).
+ * Who reauthorises a flow by a packet of the other direction knows neither. */
 static __always_inline void put_ale_interface(struct wfp_values *v, const struct wfp_tuple *t)
 {
 	struct wfp_link *l;
@@ -99,7 +100,7 @@ static __always_inline void put_ale_interface(struct wfp_values *v, const struct
 		return;
 	l = find_link(t->generation, t->ifindex);
 	put_interface(v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, l);
-	if (is_authorisation(t->layer))
+	if (is_authorisation(t->layer) && !(t->known & WFP_KNOWN_AGAINST))
 		put_interface(v, WFP_SLOT_PACKET_INTERFACE, t->ifindex, l);
 	if (!l)
 		return;
@@ -131,6 +132,19 @@ static __always_inline __u32 ale_flags(const struct wfp_tuple *t, struct wfp_soc
 	return flags | WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK;
 }
 
+static __always_inline int is_reauthorised(const struct wfp_tuple *t)
+{
+	return t->known & WFP_KNOWN_AGAIN;
+}
+
+/* REAUTHORIZE_REASON, which has the last word of all slots. */
+static __always_inline void put_reason(struct wfp_values *v, const struct wfp_tuple *t)
+{
+	if (is_reauthorised(t))
+		v->word[14] |= (__u64)WFP_REAUTHORIZE_POLICY_CHANGE << 32;
+	v->present |= 1U << WFP_SLOT_REAUTHORIZE_REASON;
+}
+
 /* Fills in the fields that the layer has. Returns 0 where it has no filters. */
 __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct wfp_values *v)
 {
@@ -159,6 +173,8 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 	}
 	if (is_connect(t->layer) || is_established(t->layer) || is_connect_redirect(t->layer))
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
+	if (is_authorisation(t->layer))
+		put_reason(v, t);
 	if (is_established(t->layer))
 		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
 	if (is_assignment(t->layer) && WFP_USES(l, PROMISCUOUS_MODE))
@@ -191,6 +207,8 @@ static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_
 		      is_transport_out(t->layer) ||
 		      t->known & WFP_KNOWN_OUTBOUND;
 	e->ifindex = t->ifindex;
+	if (is_authorisation(t->layer) && is_reauthorised(t))
+		e->reauthorize = WFP_REAUTHORIZE_POLICY_CHANGE;
 	if (s) {
 		e->inode = s->inode;
 		e->dev = s->dev;
@@ -326,9 +344,18 @@ static __always_inline struct wfp_config *ale_config(void)
 	return bpf_map_lookup_elem(&config, &zero);
 }
 
+/* What tells the filters of a layer from others that it had, or will have. */
+static __always_inline __u64 layer_epoch(__u32 generation, __u32 layer)
+{
+	__u32 key = layer_key(generation, layer);
+	struct wfp_layer *l = bpf_map_lookup_elem(&layers, &key);
+
+	return l ? l->epoch : 0;
+}
+
 /* Remembers an authorised UDP flow of a socket: once for its local address, and
  * once for any, since a socket call does not know the address it will have. */
-__noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie)
+__noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie, __u32 state)
 {
 	struct wfp_flow flow = {};
 	struct wfp_flow_key key = { .cookie = cookie };
@@ -337,6 +364,8 @@ __noinline int wfp_remember_flow(struct wfp_tuple *t, __u64 cookie)
 		return 0;
 	flow.last = bpf_ktime_get_boot_ns();
 	flow.layer = t->layer;
+	flow.epoch = layer_epoch(t->generation, t->layer);
+	flow.state = state;
 	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
 		flow.local[0] = t->local[0];
 		flow.local[1] = t->local[1];
@@ -373,15 +402,27 @@ enum wfp_flow_local {
 	WFP_FLOW_PENDING = 2, /* the last one, if its local address is this or not known yet */
 };
 
-/* Whether a flow is authorised and not idle; keeps it alive. */
+enum wfp_alive {
+	WFP_FLOW_NONE = 0, /* its next packet opens another */
+	WFP_FLOW_ALIVE = 1,
+	WFP_FLOW_STALE = 2, /* the layer that let it pass has other filters now: the packet is for reauthorisation */
+	WFP_FLOW_DEAD = 3,  /* it was blocked */
+};
+
+/*
+ * How a flow is that was authorised, enum wfp_alive; keeps it alive. Of a stale one
+ * the tuple becomes that of its reauthorisation, which is for whom this says so: the
+ * others take the flow as it is already. A flow that was blocked ends with the filters
+ * that did it.
+ */
 __noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 which)
 {
 	struct wfp_flow_key key = { .cookie = cookie };
 	struct wfp_flow *flow;
-	__u64 now;
+	__u64 now, epoch, was;
 
 	if (!t)
-		return 0;
+		return WFP_FLOW_NONE;
 	if (which == WFP_FLOW_LOCAL) {
 		key.local[0] = t->local[0];
 		key.local[1] = t->local[1];
@@ -391,14 +432,27 @@ __noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 which)
 	key.remote_port = t->remote_port;
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow)
-		return 0;
+		return WFP_FLOW_NONE;
 	if (which == WFP_FLOW_PENDING && (flow->local[0] | flow->local[1]) &&
 	    (flow->local[0] != t->local[0] || flow->local[1] != t->local[1]))
-		return 0;
+		return WFP_FLOW_NONE;
 	now = bpf_ktime_get_boot_ns();
 	if (now - flow->last > WFP_UDP_IDLE)
-		return 0;
+		return WFP_FLOW_NONE;
 	if (now - flow->last > WFP_UDP_TOUCH)
 		flow->last = now;
-	return 1;
+	epoch = layer_epoch(t->generation, flow->layer);
+	was = flow->epoch;
+	if (was == epoch)
+		return flow->state & WFP_FLOW_BLOCKED ? WFP_FLOW_DEAD : WFP_FLOW_ALIVE;
+	if (flow->state & WFP_FLOW_OLD)
+		return WFP_FLOW_ALIVE;
+	if (flow->state & WFP_FLOW_BLOCKED)
+		return WFP_FLOW_NONE;
+	if (which == WFP_FLOW_LOCAL && __sync_val_compare_and_swap(&flow->epoch, was, epoch) != was)
+		return WFP_FLOW_ALIVE;
+	t->layer = flow->layer;
+	t->flags = WFP_FLAG_IS_REAUTHORIZE;
+	t->known |= WFP_KNOWN_AGAIN;
+	return WFP_FLOW_STALE;
 }

@@ -115,7 +115,7 @@ static __always_inline void old_flow(struct sock *sk)
 		t.local[0] = bpf_ntohl(BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
 		t.remote[0] = bpf_ntohl(BPF_CORE_READ(sk, __sk_common.skc_daddr));
 	}
-	wfp_remember_flow(&t, bpf_get_socket_cookie(sk));
+	wfp_remember_flow(&t, bpf_get_socket_cookie(sk), WFP_FLOW_OLD);
 }
 
 SEC("iter/task_file")
@@ -151,7 +151,7 @@ SEC("iter/tcp")
 int wfp_old_subflows(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *skc = ctx->sk_common;
-	struct wfp_socket *owner;
+	struct wfp_socket *owner, *s;
 	struct inet_connection_sock *icsk;
 	struct mptcp_subflow_context *subflow;
 	struct sock *msk;
@@ -170,6 +170,12 @@ int wfp_old_subflows(struct bpf_iter__tcp *ctx)
 	owner = bpf_map_lookup_elem(&mptcp_owners, &cookie);
 	if (!owner)
 		return 0;
-	bpf_sk_storage_get(&sockets, icsk, owner, BPF_SK_STORAGE_GET_F_CREATE);
+	if (bpf_sk_storage_get(&sockets, icsk, 0, 0))
+		return 0;
+	s = bpf_sk_storage_get(&sockets, icsk, owner, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		return 0;
+	s->self = (__u64)icsk; /* it was not accepted from its owner */
+	s->state |= WFP_SOCKET_OLD;
 	return 0;
 }

@@ -4,30 +4,25 @@
  * first datagram from a peer, with the identity that the socket was made with;
  * outbound, what a socket call could not know: the port and the route of the
  * first packet, and connected UDP sockets whose flow has gone idle. Then
- * ALE_FLOW_ESTABLISHED of datagrams; of TCP it is in hook_flow.h. Then, inbound,
- * DATAGRAM_DATA.
+ * ALE_FLOW_ESTABLISHED of datagrams; of TCP it is in hook_flow.h. Both ways, flows
+ * that were authorised by other filters than those in force (reauthorize.h). Then,
+ * inbound, DATAGRAM_DATA.
  */
 #pragma once
 
 #include "flow.h"
 #include "hook_datagram.h"
 #include "packet.h"
+#include "reauthorize.h"
 #include "redirect.h"
 
-#define WFP_PASS 1
-#define WFP_DROP 0
-
-/* The endpoints of an inbound or outbound packet. Returns 1, or 0 where the packet
- * is none that ALE judges, which are a SYN without ACK and a datagram, or -1 where
- * it cannot be read. */
+/* The endpoints of an inbound or outbound packet, and its enum wfp_packet_kind. */
 __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u32 outbound)
 {
 	struct wfp_headers h = {};
 
 	if (!t || wfp_read_packet(skb, &h))
-		return -1;
-	if (h.protocol == IPPROTO_TCP && !h.syn)
-		return 0;
+		return WFP_PACKET_UNREADABLE;
 	t->generation = active_generation();
 	t->layer = (outbound ? WFP_ALE_AUTH_CONNECT_V4 : WFP_ALE_AUTH_RECV_ACCEPT_V4) |
 		   (h.v6 ? 2 : 0);
@@ -40,13 +35,13 @@ __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u3
 		__builtin_memcpy(t->remote, h.destination, sizeof(t->remote));
 		t->local_port = h.source_port;
 		t->remote_port = h.destination_port;
-		return 1;
+		return packet_kind(&h);
 	}
 	__builtin_memcpy(t->local, h.destination, sizeof(t->local));
 	__builtin_memcpy(t->remote, h.source, sizeof(t->remote));
 	t->local_port = h.destination_port;
 	t->remote_port = h.source_port;
-	return 1;
+	return packet_kind(&h);
 }
 
 /* The NL_ADDRESS_TYPE of a packet's destination. It is left until the packet has
@@ -54,6 +49,14 @@ __noinline int wfp_packet_tuple(struct __sk_buff *skb, struct wfp_tuple *t, __u3
 static __always_inline __u32 packet_type(const __u64 destination[2], __u32 layer)
 {
 	return routed_type(destination, is_v6(layer), find_route(destination, is_v6(layer)));
+}
+
+/* The same for a packet that goes out, in a frame of its own. */
+__noinline int wfp_put_destination_type(struct wfp_tuple *t)
+{
+	if (t)
+		t->destination_type = packet_type(t->remote, t->layer);
+	return 0;
 }
 
 /* The socket of a packet with its identity; NULL where ALE does not apply. */
@@ -101,13 +104,16 @@ static __always_inline int accept_packet(struct __sk_buff *skb, struct wfp_tuple
 	struct bpf_sock *sk = skb->sk;
 	struct wfp_socket *s;
 	__u64 cookie = 0;
-	int read;
+	int read, alive;
 
 	if (!sk)
 		return WFP_PASS;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || (sk->protocol != IPPROTO_UDP &&
-		    (sk->state != BPF_TCP_LISTEN || !listener_judged(skb))))
+	if (!sk)
+		return WFP_PASS;
+	if (sk->protocol == IPPROTO_TCP && sk->state != BPF_TCP_LISTEN)
+		return connection(skb, sk, t, 0);
+	if (sk->protocol != IPPROTO_UDP && !listener_judged(skb))
 		return WFP_PASS;
 	s = skb_socket(sk);
 	if (!s)
@@ -115,26 +121,30 @@ static __always_inline int accept_packet(struct __sk_buff *skb, struct wfp_tuple
 	if (s->state & (WFP_SOCKET_RA_BLOCKED | WFP_SOCKET_LISTEN_BLOCKED))
 		return WFP_DROP;
 	read = wfp_packet_tuple(skb, t, 0);
-	if (read < 0 && (find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6) ||
-			 find_layer(active_generation(), WFP_DATAGRAM_DATA_V6))) {
+	if (read == WFP_PACKET_UNREADABLE &&
+	    (find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6) ||
+	     find_layer(active_generation(), WFP_DATAGRAM_DATA_V6))) {
 		count(WFP_COUNTER_UNREADABLE);
 		return WFP_DROP;
 	}
-	if (read <= 0)
+	if (read != WFP_PACKET_FIRST)
 		return WFP_PASS;
 	if (t->protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		if (wfp_flow_alive(t, cookie, WFP_FLOW_LOCAL))
-			return WFP_PASS;
+		alive = wfp_flow_alive(t, cookie, WFP_FLOW_LOCAL);
+		if (alive != WFP_FLOW_NONE)
+			return known_flow(t, s, cookie, alive, 0);
 	}
 	t->local_type = packet_type(t->local, t->layer);
 	if (wfp_ale(t, s))
 		return WFP_DROP;
+	if (!cookie)
+		wfp_remember_handshake(t);
 	if (cookie) {
 		t->destination_type = t->local_type;
 		if (establish_datagrams(t, s, WFP_ALE_AUTH_RECV_ACCEPT_V4, cookie))
 			return WFP_DROP;
-		wfp_remember_flow(t, cookie);
+		wfp_remember_flow(t, cookie, 0);
 	}
 	return WFP_PASS;
 }
@@ -194,43 +204,52 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	struct wfp_tuple t = {};
 	struct wfp_socket *s;
 	__u64 cookie = 0;
-	int authorised;
+	int authorised, alive;
 
 	if (!sk)
 		return WFP_PASS;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || (sk->protocol != IPPROTO_UDP &&
-		    (sk->state != BPF_TCP_SYN_SENT ||
-		     !tcp_judged(skb, WFP_ALE_AUTH_CONNECT_V4))))
+	if (!sk)
+		return WFP_PASS;
+	if (sk->protocol == IPPROTO_TCP && sk->state != BPF_TCP_SYN_SENT)
+		return connection(skb, sk, &t, 1);
+	if (sk->protocol != IPPROTO_UDP && !tcp_judged(skb, WFP_ALE_AUTH_CONNECT_V4))
 		return WFP_PASS;
 	s = skb_socket(sk);
-	if (!s || wfp_packet_tuple(skb, &t, 1) <= 0)
-		return WFP_PASS; /* -1: the outside of a tunnel, whose inside was judged */
+	if (!s || wfp_packet_tuple(skb, &t, 1) != WFP_PACKET_FIRST)
+		return WFP_PASS; /* unreadable: the outside of a tunnel, whose inside was judged */
 	authorised = 1;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
-			return WFP_PASS;
-		authorised = wfp_flow_alive(&t, cookie, WFP_FLOW_PENDING);
+		alive = wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL);
+		if (alive != WFP_FLOW_NONE)
+			return known_flow(&t, s, cookie, alive, 1);
+		authorised = wfp_flow_alive(&t, cookie, WFP_FLOW_PENDING) == WFP_FLOW_ALIVE;
 	}
 	if (assumption_failed(s, &t))
 		authorised = 0;
 	if (wfp_late_bind(&t, s))
 		return WFP_DROP;
 	if (!authorised || cookie)
-		t.destination_type = packet_type(t.remote, t.layer);
+		wfp_put_destination_type(&t);
 	if (!authorised) {
-		t.flags = wfp_was_redirected(&t, s, cookie);
-		if (wfp_ale(&t, s))
+		t.flags |= wfp_was_redirected(&t, s, cookie);
+		if (wfp_ale(&t, s)) {
+			if (is_reauthorised(&t)) /* the filters have changed since the socket call */
+				wfp_remember_flow(&t, cookie, WFP_FLOW_BLOCKED);
 			return WFP_DROP;
-		t.flags = 0;
+		}
 	}
+	t.flags = 0;
+	t.known &= ~WFP_KNOWN_AGAIN;
+	if (!cookie && !authorised)
+		wfp_put_epoch(&t, s);
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
 	if (cookie) {
 		t.known |= WFP_KNOWN_OUTBOUND;
 		if (establish_datagrams(&t, s, WFP_ALE_AUTH_CONNECT_V4, cookie))
 			return WFP_DROP;
-		wfp_remember_flow(&t, cookie);
+		wfp_remember_flow(&t, cookie, 0);
 	}
 	return WFP_PASS;
 }

@@ -282,6 +282,8 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 	if (implicit_bind(t, s))
 		return deny();
 	l = find_layer(t->generation, t->layer);
+	s->epoch = l ? l->epoch : 0;
+	s->of = (__u64)sk;
 	if (l) {
 		state = assume(t, l);
 		if (state == WFP_SOCKET_AC_PENDING) {
@@ -299,7 +301,7 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 				      WFP_ALE_FLOW_ESTABLISHED_V4 | is_v6(t->layer)) ?
 				   0 :
 				   local_known;
-		wfp_remember_flow(t, cookie);
+		wfp_remember_flow(t, cookie, 0);
 	}
 	return 1;
 }

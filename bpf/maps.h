@@ -203,6 +203,15 @@ struct {
 	__uint(max_entries, 256);
 } proxies SEC(".maps");
 
+/* ends of a handshake -> epoch of the layer that let it begin, for the connection that
+ * comes of it. Programs; the oldest make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct wfp_handshake);
+	__type(value, __u64);
+	__uint(max_entries, 65536);
+} handshakes SEC(".maps");
+
 /* enum wfp_counter -> count. Programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -254,6 +263,7 @@ const struct wfp_drop *layout_drop __attribute__((unused));
 const enum wfp_drop_stage *layout_drop_stage __attribute__((unused));
 const enum wfp_discard_module *layout_discard_module __attribute__((unused));
 const enum wfp_discard_reason *layout_discard_reason __attribute__((unused));
+const enum wfp_reauthorize_reason *layout_reauthorize_reason __attribute__((unused));
 
 static __always_inline void count(__u32 counter)
 {

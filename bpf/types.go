@@ -137,6 +137,8 @@ const (
 	NetworkInternal = uint32(WFPWfpNetworkWFP_NETWORK_INTERNAL)
 	NetworkExternal = uint32(WFPWfpNetworkWFP_NETWORK_EXTERNAL)
 
+	ReauthorizePolicyChange = uint8(WFPWfpReauthorizeReasonWFP_REAUTHORIZE_POLICY_CHANGE)
+
 	CounterLost       = uint32(WFPWfpCounterWFP_COUNTER_LOST)
 	CounterError      = uint32(WFPWfpCounterWFP_COUNTER_ERROR)
 	CounterNoIdentity = uint32(WFPWfpCounterWFP_COUNTER_NO_IDENTITY)

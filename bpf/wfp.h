@@ -126,7 +126,8 @@ enum wfp_slot {
 	WFP_SLOT_EMBEDDED_LOCAL_PORT = 24,
 	WFP_SLOT_EMBEDDED_REMOTE_PORT = 25,
 	WFP_SLOT_EMBEDDED_REMOTE_ADDRESS = 26,
-	WFP_SLOTS = 27,
+	WFP_SLOT_REAUTHORIZE_REASON = 30, /* enum wfp_reauthorize_reason */
+	WFP_SLOTS = 31,
 
 	/* at layers without such a field of their own, or without profiles */
 	WFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE = WFP_SLOT_LOCAL_ADDRESS_TYPE,
@@ -163,6 +164,7 @@ enum wfp_slot {
 /* FWP_CONDITION_FLAG_* (fwpmtypes.h), those that Linux traffic can carry. */
 enum wfp_flag {
 	WFP_FLAG_IS_LOOPBACK = 0x1,
+	WFP_FLAG_IS_REAUTHORIZE = 0x4,
 	WFP_FLAG_IS_WILDCARD_BIND = 0x8,
 	WFP_FLAG_IS_RAW_ENDPOINT = 0x10,
 	WFP_FLAG_IS_FRAGMENT = 0x20,
@@ -176,6 +178,11 @@ enum wfp_flag {
 /* What is common to SIO_RCVALL (1) and SIO_RCVALL_MCAST (2); mstcpip.h. */
 #define WFP_SIO_RCVALL 0x98000000U
 
+/* FWP_CONDITION_REAUTHORIZE_REASON_* (fwpmtypes.h), those that there are here. */
+enum wfp_reauthorize_reason {
+	WFP_REAUTHORIZE_POLICY_CHANGE = 0x1,
+};
+
 /* FWP_ACTION_TYPE values that a verdict can hold. */
 enum wfp_action {
 	WFP_ACTION_BLOCK = 0x1001,
@@ -184,7 +191,7 @@ enum wfp_action {
 };
 
 enum wfp_limit {
-	WFP_MAX_FIELDS = 20,     /* fields of one layer that filters test */
+	WFP_MAX_FIELDS = 22,     /* fields of one layer that filters test */
 	WFP_MAX_SUBLAYERS = 64,  /* sublayers with filters at one layer */
 	WFP_BUCKET_BOUNDS = 7,
 	WFP_MAX_DEPTH = 20,      /* nodes on the way to a leaf */
@@ -194,7 +201,7 @@ enum wfp_limit {
 	WFP_CLASS_WORDS = 4,     /* of 64 classes, over all fields of a layer */
 	WFP_CANDIDATES = 3,      /* of a branch: two lines of the processor's cache */
 	WFP_PENDING = 8,         /* branches that wait while others are searched */
-	WFP_SPAN = 10,           /* sublayers that one search judges */
+	WFP_SPAN = 8,            /* sublayers that one search judges */
 	WFP_MAX_CUTS_LOG = 20,   /* steps of the search for a cut */
 	WFP_MAX_BRANCHES = 1048576, /* that one search may visit */
 	WFP_LINE = 16,           /* cells of a line: of the processor's cache, too */
@@ -363,6 +370,7 @@ struct wfp_layer {
 	__u32 flags;     /* enum wfp_layer_flag */
 	__u8 wide[WFP_MAX_WIDE]; /* which fields have no levels */
 	__u8 wides;      /* how many */
+	__u64 epoch;     /* the same as long as the layer has the same filters; 0: none */
 	struct wfp_field field[WFP_MAX_FIELDS];
 };
 
@@ -552,6 +560,9 @@ enum wfp_known {
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
 	WFP_KNOWN_REDIRECTED = 0x10, /* a bind: the local end is not what it asked for */
 	WFP_KNOWN_NOT_PICKED = 0x40, /* the local port stands for one that is not picked yet */
+	WFP_KNOWN_AGAIN = 0x20, /* ALE_AUTH_CONNECT, _RECV_ACCEPT: reauthorised */
+	/* that by a packet against the flow's direction */
+	WFP_KNOWN_AGAINST = 0x80,
 	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
 	WFP_KNOWN_PROMISCUOUS = 0x80,
 };
@@ -584,6 +595,8 @@ struct wfp_socket {
 	__u64 asked[2]; /* by the last call that was redirected, as in struct wfp_tuple */
 	__u32 asked_port;
 	__u32 pad;
+	__u64 epoch; /* of the layer where the connection was authorised last, or WFP_EPOCH_BLOCKED */
+	__u64 of;    /* address of the socket whose epoch that is */
 };
 
 enum wfp_socket_state {
@@ -601,6 +614,17 @@ enum wfp_socket_state {
 	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
 };
 
+#define WFP_EPOCH_BLOCKED (~0ULL) /* no layer has it */
+
+/* The ends of a handshake that ALE_AUTH_RECV_ACCEPT has let begin. */
+struct wfp_handshake {
+	__u64 local[2];
+	__u64 remote[2];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 pad;
+};
+
 /* An authorised flow of a socket without connections (UDP). */
 struct wfp_flow_key {
 	__u64 cookie;    /* of the socket */
@@ -613,8 +637,14 @@ struct wfp_flow_key {
 struct wfp_flow {
 	__u64 last; /* ns since boot of the last datagram */
 	__u64 local[2]; /* zero: a socket call opened it, its packet is to come */
-	__u32 layer; /* where it was authorised */
-	__u32 pad;
+	__u64 epoch; /* of that layer when it was authorised last */
+	__u32 layer; /* where it was authorised first */
+	__u32 state; /* enum wfp_flow_state */
+};
+
+enum wfp_flow_state {
+	WFP_FLOW_BLOCKED = 1, /* when it was authorised again: nothing passes for as long as the epoch is the same */
+	WFP_FLOW_OLD = 2,     /* older than the engine: where it was authorised is not known */
 };
 
 /*
@@ -705,7 +735,7 @@ struct wfp_event {
 	__u8 protocol;
 	__u8 outbound;
 	__u8 discard_module; /* discard layers: enum wfp_discard_module */
-	__u8 pad;
+	__u8 reauthorize; /* enum wfp_reauthorize_reason; 0: a new flow */
 	__u64 flow; /* pairs ALE_FLOW_ESTABLISHED, _ENDPOINT_CLOSURE, _RESOURCE_RELEASE; else 0 */
 	__u64 discard_filter; /* discard layers: the filter that blocked; else 0 */
 	__u32 discard_reason; /* discard layers: as the module numbers its reasons */

@@ -29,7 +29,7 @@ type WFPWfpAmendment struct {
 	Removed uint32
 	Pad     uint32
 	Key     [64]uint32
-	Field   [20]WFPWfpField
+	Field   [22]WFPWfpField
 }
 
 type WFPWfpBranch struct {
@@ -164,7 +164,7 @@ type WFPWfpEvent struct {
 	Protocol      uint8
 	Outbound      uint8
 	DiscardModule uint8
-	Pad           uint8
+	Reauthorize   uint8
 	Flow          uint64
 	DiscardFilter uint64
 	DiscardReason uint32
@@ -209,6 +209,7 @@ type WFPWfpFlag uint32
 
 const (
 	WFPWfpFlagWFP_FLAG_IS_LOOPBACK                  WFPWfpFlag = 1
+	WFPWfpFlagWFP_FLAG_IS_REAUTHORIZE               WFPWfpFlag = 4
 	WFPWfpFlagWFP_FLAG_IS_WILDCARD_BIND             WFPWfpFlag = 8
 	WFPWfpFlagWFP_FLAG_IS_RAW_ENDPOINT              WFPWfpFlag = 16
 	WFPWfpFlagWFP_FLAG_IS_FRAGMENT                  WFPWfpFlag = 32
@@ -223,8 +224,9 @@ type WFPWfpFlow struct {
 	_     structs.HostLayout
 	Last  uint64
 	Local [2]uint64
+	Epoch uint64
 	Layer uint32
-	Pad   uint32
+	State uint32
 }
 
 type WFPWfpFlowKey struct {
@@ -262,7 +264,8 @@ type WFPWfpLayer struct {
 	Flags     uint32
 	Wide      [7]uint8
 	Wides     uint8
-	Field     [20]WFPWfpField
+	Epoch     uint64
+	Field     [22]WFPWfpField
 }
 
 type WFPWfpLayerFlag uint32
@@ -354,7 +357,7 @@ const (
 type WFPWfpLimit uint32
 
 const (
-	WFPWfpLimitWFP_MAX_FIELDS     WFPWfpLimit = 20
+	WFPWfpLimitWFP_MAX_FIELDS     WFPWfpLimit = 22
 	WFPWfpLimitWFP_MAX_SUBLAYERS  WFPWfpLimit = 64
 	WFPWfpLimitWFP_BUCKET_BOUNDS  WFPWfpLimit = 7
 	WFPWfpLimitWFP_MAX_DEPTH      WFPWfpLimit = 20
@@ -363,7 +366,7 @@ const (
 	WFPWfpLimitWFP_CLASS_WORDS    WFPWfpLimit = 4
 	WFPWfpLimitWFP_CANDIDATES     WFPWfpLimit = 3
 	WFPWfpLimitWFP_PENDING        WFPWfpLimit = 8
-	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 10
+	WFPWfpLimitWFP_SPAN           WFPWfpLimit = 8
 	WFPWfpLimitWFP_MAX_CUTS_LOG   WFPWfpLimit = 20
 	WFPWfpLimitWFP_MAX_BRANCHES   WFPWfpLimit = 1048576
 	WFPWfpLimitWFP_LINE           WFPWfpLimit = 16
@@ -444,6 +447,12 @@ const (
 	WFPWfpPrincipalKindWFP_PRINCIPAL_PACKAGE WFPWfpPrincipalKind = 5
 )
 
+type WFPWfpReauthorizeReason uint32
+
+const (
+	WFPWfpReauthorizeReasonWFP_REAUTHORIZE_POLICY_CHANGE WFPWfpReauthorizeReason = 1
+)
+
 type WFPWfpRoute struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -488,7 +497,8 @@ const (
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_PORT         WFPWfpSlot = 24
 	WFPWfpSlotWFP_SLOT_EMBEDDED_REMOTE_PORT        WFPWfpSlot = 25
 	WFPWfpSlotWFP_SLOT_EMBEDDED_REMOTE_ADDRESS     WFPWfpSlot = 26
-	WFPWfpSlotWFP_SLOTS                            WFPWfpSlot = 27
+	WFPWfpSlotWFP_SLOT_REAUTHORIZE_REASON          WFPWfpSlot = 30
+	WFPWfpSlotWFP_SLOTS                            WFPWfpSlot = 31
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
 	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
 	WFPWfpSlotWFP_SLOT_DIRECTION                   WFPWfpSlot = 15
@@ -531,6 +541,8 @@ type WFPWfpSocket struct {
 	Asked       [2]uint64
 	AskedPort   uint32
 	Pad         uint32
+	Epoch       uint64
+	Of          uint64
 }
 
 type WFPWfpTargetKey struct {
@@ -569,112 +581,114 @@ type WFPWfpVerdict struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	WFPMapActive              = "active"
-	WFPMapAmendments          = "amendments"
-	WFPMapBranches            = "branches"
-	WFPMapBuckets             = "buckets"
-	WFPMapCases               = "cases"
-	WFPMapCells               = "cells"
-	WFPMapConfig              = "config"
-	WFPMapCounters            = "counters"
-	WFPMapCuts                = "cuts"
-	WFPMapDropped             = "dropped"
-	WFPMapDrops               = "drops"
-	WFPMapEvents              = "events"
-	WFPMapFilters             = "filters"
-	WFPMapFlows               = "flows"
-	WFPMapGenerations         = "generations"
-	WFPMapHits                = "hits"
-	WFPMapLayers              = "layers"
-	WFPMapLinks               = "links"
-	WFPMapListening           = "listening"
-	WFPMapMptcpOwners         = "mptcp_owners"
-	WFPMapPrincipals          = "principals"
-	WFPMapProxies             = "proxies"
-	WFPMapRecords             = "records"
-	WFPMapRedirected          = "redirected"
-	WFPMapRedirects           = "redirects"
-	WFPMapResets              = "resets"
-	WFPMapRoutes              = "routes"
-	WFPMapSockets             = "sockets"
-	WFPMapTargets             = "targets"
-	WFPMapVerdicts4           = "verdicts4"
-	WFPMapVerdicts6           = "verdicts6"
-	WFPProgWfpAnswer          = "wfp_answer"
-	WFPProgWfpBind4           = "wfp_bind4"
-	WFPProgWfpBind6           = "wfp_bind6"
-	WFPProgWfpConnect4        = "wfp_connect4"
-	WFPProgWfpConnect6        = "wfp_connect6"
-	WFPProgWfpFlowEgress      = "wfp_flow_egress"
-	WFPProgWfpFlowIngress     = "wfp_flow_ingress"
-	WFPProgWfpForward         = "wfp_forward"
-	WFPProgWfpGetpeername4    = "wfp_getpeername4"
-	WFPProgWfpGetpeername6    = "wfp_getpeername6"
-	WFPProgWfpGetsockname4    = "wfp_getsockname4"
-	WFPProgWfpGetsockname6    = "wfp_getsockname6"
-	WFPProgWfpGetsockopt      = "wfp_getsockopt"
-	WFPProgWfpJudge           = "wfp_judge"
-	WFPProgWfpKfreeSkb        = "wfp_kfree_skb"
-	WFPProgWfpLocalIn         = "wfp_local_in"
-	WFPProgWfpLocalOut        = "wfp_local_out"
-	WFPProgWfpOldSockets      = "wfp_old_sockets"
-	WFPProgWfpOldSubflows     = "wfp_old_subflows"
-	WFPProgWfpPostBind4       = "wfp_post_bind4"
-	WFPProgWfpPostBind6       = "wfp_post_bind6"
-	WFPProgWfpRecvmsg4        = "wfp_recvmsg4"
-	WFPProgWfpRecvmsg6        = "wfp_recvmsg6"
-	WFPProgWfpSendReset       = "wfp_send_reset"
-	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
-	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
-	WFPProgWfpSetsockopt      = "wfp_setsockopt"
-	WFPProgWfpSkbEgress       = "wfp_skb_egress"
-	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
-	WFPProgWfpSockCreate      = "wfp_sock_create"
-	WFPProgWfpSockFlow        = "wfp_sock_flow"
-	WFPProgWfpSockListen      = "wfp_sock_listen"
-	WFPProgWfpSockOps         = "wfp_sock_ops"
-	WFPProgWfpSockRedirect    = "wfp_sock_redirect"
-	WFPProgWfpSockRelease     = "wfp_sock_release"
-	WFPProgWfpSockState       = "wfp_sock_state"
-	WFPProgWfpSocketListen    = "wfp_socket_listen"
-	WFPProgWfpTcEgress        = "wfp_tc_egress"
-	WFPProgWfpTcIngress       = "wfp_tc_ingress"
-	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
-	WFPProgWfpVswitchIngress  = "wfp_vswitch_ingress"
-	WFPProgWfpXdp             = "wfp_xdp"
-	WFPVarLayoutAction        = "layout_action"
-	WFPVarLayoutAmendment     = "layout_amendment"
-	WFPVarLayoutBranch        = "layout_branch"
-	WFPVarLayoutBranchesPage  = "layout_branches_page"
-	WFPVarLayoutBucket        = "layout_bucket"
-	WFPVarLayoutBucketsPage   = "layout_buckets_page"
-	WFPVarLayoutCandidateFlag = "layout_candidate_flag"
-	WFPVarLayoutCellsPage     = "layout_cells_page"
-	WFPVarLayoutCounter       = "layout_counter"
-	WFPVarLayoutCut           = "layout_cut"
-	WFPVarLayoutCutsPage      = "layout_cuts_page"
-	WFPVarLayoutDiscardModule = "layout_discard_module"
-	WFPVarLayoutDiscardReason = "layout_discard_reason"
-	WFPVarLayoutDrop          = "layout_drop"
-	WFPVarLayoutDropStage     = "layout_drop_stage"
-	WFPVarLayoutEnd           = "layout_end"
-	WFPVarLayoutEvent         = "layout_event"
-	WFPVarLayoutFieldFlag     = "layout_field_flag"
-	WFPVarLayoutFilter        = "layout_filter"
-	WFPVarLayoutFiltersPage   = "layout_filters_page"
-	WFPVarLayoutFlag          = "layout_flag"
-	WFPVarLayoutHitsPage      = "layout_hits_page"
-	WFPVarLayoutLayerFlag     = "layout_layer_flag"
-	WFPVarLayoutLayerId       = "layout_layer_id"
-	WFPVarLayoutLimit         = "layout_limit"
-	WFPVarLayoutLink          = "layout_link"
-	WFPVarLayoutLinkFlag      = "layout_link_flag"
-	WFPVarLayoutNetwork       = "layout_network"
-	WFPVarLayoutNic           = "layout_nic"
-	WFPVarLayoutPrincipal     = "layout_principal"
-	WFPVarLayoutPrincipalKind = "layout_principal_kind"
-	WFPVarLayoutSlot          = "layout_slot"
-	WFPVarLayoutTargetKey     = "layout_target_key"
+	WFPMapActive                  = "active"
+	WFPMapAmendments              = "amendments"
+	WFPMapBranches                = "branches"
+	WFPMapBuckets                 = "buckets"
+	WFPMapCases                   = "cases"
+	WFPMapCells                   = "cells"
+	WFPMapConfig                  = "config"
+	WFPMapCounters                = "counters"
+	WFPMapCuts                    = "cuts"
+	WFPMapDropped                 = "dropped"
+	WFPMapDrops                   = "drops"
+	WFPMapEvents                  = "events"
+	WFPMapFilters                 = "filters"
+	WFPMapFlows                   = "flows"
+	WFPMapGenerations             = "generations"
+	WFPMapHandshakes              = "handshakes"
+	WFPMapHits                    = "hits"
+	WFPMapLayers                  = "layers"
+	WFPMapLinks                   = "links"
+	WFPMapListening               = "listening"
+	WFPMapMptcpOwners             = "mptcp_owners"
+	WFPMapPrincipals              = "principals"
+	WFPMapProxies                 = "proxies"
+	WFPMapRecords                 = "records"
+	WFPMapRedirected              = "redirected"
+	WFPMapRedirects               = "redirects"
+	WFPMapResets                  = "resets"
+	WFPMapRoutes                  = "routes"
+	WFPMapSockets                 = "sockets"
+	WFPMapTargets                 = "targets"
+	WFPMapVerdicts4               = "verdicts4"
+	WFPMapVerdicts6               = "verdicts6"
+	WFPProgWfpAnswer              = "wfp_answer"
+	WFPProgWfpBind4               = "wfp_bind4"
+	WFPProgWfpBind6               = "wfp_bind6"
+	WFPProgWfpConnect4            = "wfp_connect4"
+	WFPProgWfpConnect6            = "wfp_connect6"
+	WFPProgWfpFlowEgress          = "wfp_flow_egress"
+	WFPProgWfpFlowIngress         = "wfp_flow_ingress"
+	WFPProgWfpForward             = "wfp_forward"
+	WFPProgWfpGetpeername4        = "wfp_getpeername4"
+	WFPProgWfpGetpeername6        = "wfp_getpeername6"
+	WFPProgWfpGetsockname4        = "wfp_getsockname4"
+	WFPProgWfpGetsockname6        = "wfp_getsockname6"
+	WFPProgWfpGetsockopt          = "wfp_getsockopt"
+	WFPProgWfpJudge               = "wfp_judge"
+	WFPProgWfpKfreeSkb            = "wfp_kfree_skb"
+	WFPProgWfpLocalIn             = "wfp_local_in"
+	WFPProgWfpLocalOut            = "wfp_local_out"
+	WFPProgWfpOldSockets          = "wfp_old_sockets"
+	WFPProgWfpOldSubflows         = "wfp_old_subflows"
+	WFPProgWfpPostBind4           = "wfp_post_bind4"
+	WFPProgWfpPostBind6           = "wfp_post_bind6"
+	WFPProgWfpRecvmsg4            = "wfp_recvmsg4"
+	WFPProgWfpRecvmsg6            = "wfp_recvmsg6"
+	WFPProgWfpSendReset           = "wfp_send_reset"
+	WFPProgWfpSendmsg4            = "wfp_sendmsg4"
+	WFPProgWfpSendmsg6            = "wfp_sendmsg6"
+	WFPProgWfpSetsockopt          = "wfp_setsockopt"
+	WFPProgWfpSkbEgress           = "wfp_skb_egress"
+	WFPProgWfpSkbIngress          = "wfp_skb_ingress"
+	WFPProgWfpSockCreate          = "wfp_sock_create"
+	WFPProgWfpSockFlow            = "wfp_sock_flow"
+	WFPProgWfpSockListen          = "wfp_sock_listen"
+	WFPProgWfpSockOps             = "wfp_sock_ops"
+	WFPProgWfpSockRedirect        = "wfp_sock_redirect"
+	WFPProgWfpSockRelease         = "wfp_sock_release"
+	WFPProgWfpSockState           = "wfp_sock_state"
+	WFPProgWfpSocketListen        = "wfp_socket_listen"
+	WFPProgWfpTcEgress            = "wfp_tc_egress"
+	WFPProgWfpTcIngress           = "wfp_tc_ingress"
+	WFPProgWfpVswitchEgress       = "wfp_vswitch_egress"
+	WFPProgWfpVswitchIngress      = "wfp_vswitch_ingress"
+	WFPProgWfpXdp                 = "wfp_xdp"
+	WFPVarLayoutAction            = "layout_action"
+	WFPVarLayoutAmendment         = "layout_amendment"
+	WFPVarLayoutBranch            = "layout_branch"
+	WFPVarLayoutBranchesPage      = "layout_branches_page"
+	WFPVarLayoutBucket            = "layout_bucket"
+	WFPVarLayoutBucketsPage       = "layout_buckets_page"
+	WFPVarLayoutCandidateFlag     = "layout_candidate_flag"
+	WFPVarLayoutCellsPage         = "layout_cells_page"
+	WFPVarLayoutCounter           = "layout_counter"
+	WFPVarLayoutCut               = "layout_cut"
+	WFPVarLayoutCutsPage          = "layout_cuts_page"
+	WFPVarLayoutDiscardModule     = "layout_discard_module"
+	WFPVarLayoutDiscardReason     = "layout_discard_reason"
+	WFPVarLayoutDrop              = "layout_drop"
+	WFPVarLayoutDropStage         = "layout_drop_stage"
+	WFPVarLayoutEnd               = "layout_end"
+	WFPVarLayoutEvent             = "layout_event"
+	WFPVarLayoutFieldFlag         = "layout_field_flag"
+	WFPVarLayoutFilter            = "layout_filter"
+	WFPVarLayoutFiltersPage       = "layout_filters_page"
+	WFPVarLayoutFlag              = "layout_flag"
+	WFPVarLayoutHitsPage          = "layout_hits_page"
+	WFPVarLayoutLayerFlag         = "layout_layer_flag"
+	WFPVarLayoutLayerId           = "layout_layer_id"
+	WFPVarLayoutLimit             = "layout_limit"
+	WFPVarLayoutLink              = "layout_link"
+	WFPVarLayoutLinkFlag          = "layout_link_flag"
+	WFPVarLayoutNetwork           = "layout_network"
+	WFPVarLayoutNic               = "layout_nic"
+	WFPVarLayoutPrincipal         = "layout_principal"
+	WFPVarLayoutPrincipalKind     = "layout_principal_kind"
+	WFPVarLayoutReauthorizeReason = "layout_reauthorize_reason"
+	WFPVarLayoutSlot              = "layout_slot"
+	WFPVarLayoutTargetKey         = "layout_target_key"
 )
 
 // LoadWFP returns the embedded CollectionSpec for WFP.
@@ -782,6 +796,7 @@ type WFPMapSpecs struct {
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	Generations *ebpf.MapSpec `ebpf:"generations"`
+	Handshakes  *ebpf.MapSpec `ebpf:"handshakes"`
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
@@ -804,39 +819,40 @@ type WFPMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPVariableSpecs struct {
-	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
-	LayoutAmendment     *ebpf.VariableSpec `ebpf:"layout_amendment"`
-	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
-	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
-	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
-	LayoutBucketsPage   *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
-	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
-	LayoutCellsPage     *ebpf.VariableSpec `ebpf:"layout_cells_page"`
-	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
-	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
-	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
-	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
-	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
-	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
-	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
-	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
-	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
-	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
-	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
-	LayoutFiltersPage   *ebpf.VariableSpec `ebpf:"layout_filters_page"`
-	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
-	LayoutHitsPage      *ebpf.VariableSpec `ebpf:"layout_hits_page"`
-	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
-	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
-	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
-	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
-	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
-	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
-	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
-	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
-	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
-	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
-	LayoutTargetKey     *ebpf.VariableSpec `ebpf:"layout_target_key"`
+	LayoutAction            *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutAmendment         *ebpf.VariableSpec `ebpf:"layout_amendment"`
+	LayoutBranch            *ebpf.VariableSpec `ebpf:"layout_branch"`
+	LayoutBranchesPage      *ebpf.VariableSpec `ebpf:"layout_branches_page"`
+	LayoutBucket            *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutBucketsPage       *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
+	LayoutCandidateFlag     *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage         *ebpf.VariableSpec `ebpf:"layout_cells_page"`
+	LayoutCounter           *ebpf.VariableSpec `ebpf:"layout_counter"`
+	LayoutCut               *ebpf.VariableSpec `ebpf:"layout_cut"`
+	LayoutCutsPage          *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule     *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason     *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop              *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage         *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
+	LayoutEnd               *ebpf.VariableSpec `ebpf:"layout_end"`
+	LayoutEvent             *ebpf.VariableSpec `ebpf:"layout_event"`
+	LayoutFieldFlag         *ebpf.VariableSpec `ebpf:"layout_field_flag"`
+	LayoutFilter            *ebpf.VariableSpec `ebpf:"layout_filter"`
+	LayoutFiltersPage       *ebpf.VariableSpec `ebpf:"layout_filters_page"`
+	LayoutFlag              *ebpf.VariableSpec `ebpf:"layout_flag"`
+	LayoutHitsPage          *ebpf.VariableSpec `ebpf:"layout_hits_page"`
+	LayoutLayerFlag         *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
+	LayoutLayerId           *ebpf.VariableSpec `ebpf:"layout_layer_id"`
+	LayoutLimit             *ebpf.VariableSpec `ebpf:"layout_limit"`
+	LayoutLink              *ebpf.VariableSpec `ebpf:"layout_link"`
+	LayoutLinkFlag          *ebpf.VariableSpec `ebpf:"layout_link_flag"`
+	LayoutNetwork           *ebpf.VariableSpec `ebpf:"layout_network"`
+	LayoutNic               *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPrincipal         *ebpf.VariableSpec `ebpf:"layout_principal"`
+	LayoutPrincipalKind     *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
+	LayoutReauthorizeReason *ebpf.VariableSpec `ebpf:"layout_reauthorize_reason"`
+	LayoutSlot              *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutTargetKey         *ebpf.VariableSpec `ebpf:"layout_target_key"`
 }
 
 // WFPObjects contains all objects after they have been loaded into the kernel.
@@ -874,6 +890,7 @@ type WFPMaps struct {
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	Generations *ebpf.Map `ebpf:"generations"`
+	Handshakes  *ebpf.Map `ebpf:"handshakes"`
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
@@ -909,6 +926,7 @@ func (m *WFPMaps) Close() error {
 		m.Filters,
 		m.Flows,
 		m.Generations,
+		m.Handshakes,
 		m.Hits,
 		m.Layers,
 		m.Links,
@@ -932,39 +950,40 @@ func (m *WFPMaps) Close() error {
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPVariables struct {
-	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
-	LayoutAmendment     *ebpf.Variable `ebpf:"layout_amendment"`
-	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
-	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
-	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
-	LayoutBucketsPage   *ebpf.Variable `ebpf:"layout_buckets_page"`
-	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
-	LayoutCellsPage     *ebpf.Variable `ebpf:"layout_cells_page"`
-	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
-	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
-	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
-	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
-	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
-	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
-	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
-	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
-	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
-	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
-	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
-	LayoutFiltersPage   *ebpf.Variable `ebpf:"layout_filters_page"`
-	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
-	LayoutHitsPage      *ebpf.Variable `ebpf:"layout_hits_page"`
-	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
-	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
-	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
-	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
-	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
-	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
-	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
-	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
-	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
-	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
-	LayoutTargetKey     *ebpf.Variable `ebpf:"layout_target_key"`
+	LayoutAction            *ebpf.Variable `ebpf:"layout_action"`
+	LayoutAmendment         *ebpf.Variable `ebpf:"layout_amendment"`
+	LayoutBranch            *ebpf.Variable `ebpf:"layout_branch"`
+	LayoutBranchesPage      *ebpf.Variable `ebpf:"layout_branches_page"`
+	LayoutBucket            *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutBucketsPage       *ebpf.Variable `ebpf:"layout_buckets_page"`
+	LayoutCandidateFlag     *ebpf.Variable `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage         *ebpf.Variable `ebpf:"layout_cells_page"`
+	LayoutCounter           *ebpf.Variable `ebpf:"layout_counter"`
+	LayoutCut               *ebpf.Variable `ebpf:"layout_cut"`
+	LayoutCutsPage          *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule     *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason     *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop              *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage         *ebpf.Variable `ebpf:"layout_drop_stage"`
+	LayoutEnd               *ebpf.Variable `ebpf:"layout_end"`
+	LayoutEvent             *ebpf.Variable `ebpf:"layout_event"`
+	LayoutFieldFlag         *ebpf.Variable `ebpf:"layout_field_flag"`
+	LayoutFilter            *ebpf.Variable `ebpf:"layout_filter"`
+	LayoutFiltersPage       *ebpf.Variable `ebpf:"layout_filters_page"`
+	LayoutFlag              *ebpf.Variable `ebpf:"layout_flag"`
+	LayoutHitsPage          *ebpf.Variable `ebpf:"layout_hits_page"`
+	LayoutLayerFlag         *ebpf.Variable `ebpf:"layout_layer_flag"`
+	LayoutLayerId           *ebpf.Variable `ebpf:"layout_layer_id"`
+	LayoutLimit             *ebpf.Variable `ebpf:"layout_limit"`
+	LayoutLink              *ebpf.Variable `ebpf:"layout_link"`
+	LayoutLinkFlag          *ebpf.Variable `ebpf:"layout_link_flag"`
+	LayoutNetwork           *ebpf.Variable `ebpf:"layout_network"`
+	LayoutNic               *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPrincipal         *ebpf.Variable `ebpf:"layout_principal"`
+	LayoutPrincipalKind     *ebpf.Variable `ebpf:"layout_principal_kind"`
+	LayoutReauthorizeReason *ebpf.Variable `ebpf:"layout_reauthorize_reason"`
+	LayoutSlot              *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutTargetKey         *ebpf.Variable `ebpf:"layout_target_key"`
 }
 
 // WFPPrograms contains all programs after they have been loaded into the kernel.

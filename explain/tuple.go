@@ -25,14 +25,17 @@ type Tuple struct {
 	Outbound  bool
 	Forwarded bool
 	Listening bool
-	Protocol  uint8
-	Local     netip.AddrPort
-	Remote    netip.AddrPort
-	App       filter.Value // ALE_APP_ID
-	User      filter.Value // ALE_USER_ID
-	Unit      string       // systemd unit or scope, which may be a package
-	Link      Link
-	Port      Link // where Link is a bridge: the port that the traffic crosses it by
+	// Reauthorized: a packet of a flow that was open when the filters of the layer where
+	// it was authorised have changed. It goes the flow's way.
+	Reauthorized bool
+	Protocol     uint8
+	Local        netip.AddrPort
+	Remote       netip.AddrPort
+	App          filter.Value // ALE_APP_ID
+	User         filter.Value // ALE_USER_ID
+	Unit         string       // systemd unit or scope, which may be a package
+	Link         Link
+	Port         Link // where Link is a bridge: the port that the traffic crosses it by
 	// Of a forwarded packet:
 	OutLink          Link
 	FromHost, ToHost bool // its source, its destination is an address of the host
@@ -72,6 +75,7 @@ const neighborSolicitation = 135
 // FWP_CONDITION_FLAG_* that the programs set on first packets.
 const (
 	flagLoopback                = 0x1
+	flagReauthorize             = 0x4
 	flagWildcardBind            = 0x8
 	flagOutboundPassThru        = 0x40000
 	flagInboundPassThru         = 0x80000
@@ -79,6 +83,9 @@ const (
 	flagAppContainerLoopback    = 0x400000
 	flagNonAppContainerLoopback = 0x800000
 )
+
+// reasonPolicyChange is FWP_CONDITION_REAUTHORIZE_REASON_POLICY_CHANGE.
+const reasonPolicyChange = 0x1
 
 // FWP_DIRECTION
 const (
@@ -121,15 +128,17 @@ type step struct {
 	outbound bool
 	family   bool // the layer has one
 	ale      bool // judged once a flow; every other layer sees each packet
-	flow     bool // judges what ALE has authorised
-	datagram bool // not TCP, nor an ICMP error
-	tcp      bool // TCP alone
-	errors   bool // ICMP errors alone, which ALE does not see
-	frame    bool // MAC frames, which loopback traffic is not
-	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
-	forward  bool // sees forwarded traffic only
-	vswitch  bool // of the ports of bridges
-	listen   bool // judges a socket that is bound by a call, or listens
+	// judged again when the filters change
+	authorises bool
+	flow       bool // judges what ALE has authorised
+	datagram   bool // not TCP, nor an ICMP error
+	tcp        bool // TCP alone
+	errors     bool // ICMP errors alone, which ALE does not see
+	frame      bool // MAC frames, which loopback traffic is not
+	link       bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
+	forward    bool // sees forwarded traffic only
+	vswitch    bool // of the ports of bridges
+	listen     bool // judges a socket that is bound by a call, or listens
 }
 
 // sees reports whether traffic of this kind comes to the layer.
@@ -139,6 +148,9 @@ func (s *step) sees(t *Tuple) bool {
 	}
 	if t.Forwarded || s.forward {
 		return t.Forwarded && (s.forward || s.link)
+	}
+	if t.Reauthorized && s.ale && !s.authorises {
+		return false // once a flow
 	}
 	return s.outbound == t.Outbound
 }
@@ -163,7 +175,7 @@ var steps = []step{
 	{layer: "INBOUND_TRANSPORT", family: true},
 	{layer: "INBOUND_ICMP_ERROR", family: true, errors: true},
 	{layer: "STREAM_PACKET", family: true, tcp: true}, // behind ALE_AUTH_RECV_ACCEPT in Windows
-	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true},
+	{layer: "ALE_AUTH_RECV_ACCEPT", family: true, ale: true, authorises: true},
 	{layer: "ALE_FLOW_ESTABLISHED", family: true, ale: true, flow: true},
 	{layer: "DATAGRAM_DATA", family: true, datagram: true},
 
@@ -171,7 +183,7 @@ var steps = []step{
 
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
 	{layer: "ALE_CONNECT_REDIRECT", outbound: true, family: true, ale: true},
-	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
+	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true, authorises: true},
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
 	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
 	{layer: "OUTBOUND_ICMP_ERROR", outbound: true, family: true, errors: true},
@@ -257,6 +269,10 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 	t.addresses(k)
 	t.interfaces(k, p, l.Family)
 	k["FLAGS"] = filter.U32(t.flags(s, p))
+	k["REAUTHORIZE_REASON"] = filter.U32(0)
+	if t.Reauthorized {
+		k["REAUTHORIZE_REASON"] = filter.U32(reasonPolicyChange)
+	}
 	k["DIRECTION"] = filter.U32(map[bool]uint32{true: directionOutbound, false: directionInbound}[t.Outbound])
 	if s.forward {
 		t.forwarded(k, p)
@@ -411,7 +427,10 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 	case t.loopback():
 		flags = flagLoopback
 	}
-	if flags == 0 || !s.ale || s.flow {
+	if t.Reauthorized && s.authorises {
+		flags |= flagReauthorize
+	}
+	if flags&flagLoopback == 0 || !s.ale || s.flow {
 		return flags | t.redirectFlag(s)
 	}
 	flags |= t.redirectFlag(s)
@@ -567,14 +586,16 @@ func (t *Tuple) lead(to string) {
 	t.Local = netip.AddrPortFrom(netip.Addr{}, t.Local.Port())
 }
 
-// WouldBlock returns the filter that stops the traffic, the packets that answer
-// it or what makes neighbours known to each other, and its layer; nil where it
-// passes. filtered tells of the name of a link whether the layers that sit on links see
-// what goes over it.
+// WouldBlock returns the filter that stops the traffic, its next packet once the policy
+// is in force, the packets that answer it or what makes neighbours known to each other,
+// and its layer; nil where it passes. filtered tells of the name of a link whether the
+// layers that sit on links see what goes over it.
 func WouldBlock(p *policy.Policy, t Tuple, filtered func(link string) bool) (*filter.Filter, layermap.LayerID) {
 	back := t
 	back.Outbound = !t.Outbound
-	asked := []Tuple{t, back}
+	again := t
+	again.Reauthorized = !t.Forwarded
+	asked := []Tuple{t, back, again}
 	if t.v6() && !t.loopback() {
 		for _, way := range asked[:2] {
 			way.Protocol = protocolICMPv6
@@ -590,7 +611,7 @@ func WouldBlock(p *policy.Policy, t Tuple, filtered func(link string) bool) (*fi
 			if s.vswitch {
 				at = t.Port.Name
 			}
-			if s.link && !filtered(at) || i > 0 && s.ale {
+			if s.link && !filtered(at) || i > 0 && s.ale && !way.Reauthorized {
 				continue // ALE lets both directions of a flow pass
 			}
 			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), filter.Provided); r.Blocked() {

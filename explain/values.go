@@ -23,7 +23,7 @@ const emptyValue = "EMPTY"
 const unitPrefix = "unit:"
 
 // Values makes the incoming values of a layer, in FWPS order, from
-// FIELD=VALUE. FLAGS that are not given are 0, fields that have one value here
+// FIELD=VALUE. FLAGS and REAUTHORIZE_REASON that are not given are 0, fields that have one value here
 // have it, all others are EMPTY. ALE_USER_ID may be given several times: a
 // process has a user, groups and a unit. m translates Windows names and the
 // names of links; it may be nil.
@@ -67,7 +67,7 @@ func constants(l *layermap.Layer) filter.Values {
 		switch src := l.Source(f.Key); {
 		case src.Kind == layermap.Constant:
 			values[i] = number(f, src.Value)
-		case f.Key == "FLAGS":
+		case f.Key == "FLAGS", f.Key == "REAUTHORIZE_REASON":
 			values[i] = number(f, 0)
 		}
 	}

@@ -78,6 +78,11 @@ func aleDiscardHook(what string) Hook {
 	}
 }
 
+// reauthorisation is what differs when a flow is judged again.
+const reauthorisation = "a change of the layer's filters is the one reason to judge a flow again: not another interface, profile or IPsec; " +
+	"a TCP connection that is blocked then carries nothing more, and ends by time-out; " +
+	"flows older than the engine are not judged again, since where they were authorised is not known"
+
 // How a Linux bridge differs from the virtual switch of Hyper-V. The host's own link is
 // the bridge itself, which is no port.
 const (
@@ -247,13 +252,14 @@ var hooks = map[string]Hook{
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT": {
-		Name: "cgroup connect, sendmsg; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, netfilter", Fidelity: Exact,
+		Name: "cgroup connect, sendmsg; reauthorisation at cgroup egress and ingress; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, cgroup_skb, netfilter", Fidelity: Exact,
+		Differs:   reauthorisation,
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT_DISCARD": aleDiscardHook("connects"),
 	"ALE_AUTH_RECV_ACCEPT": {
 		Name: "cgroup ingress, on the first packet; neither TCP nor UDP at netfilter LOCAL_IN (6.4)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
-		Differs:   "the identity is the listening socket's",
+		Differs:   "the identity is the listening socket's; " + reauthorisation,
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_RECV_ACCEPT_DISCARD": aleDiscardHook("arrivals"),

@@ -53,6 +53,7 @@ const (
 	SlotEmbeddedLocalPort    Slot = 24
 	SlotEmbeddedRemotePort   Slot = 25
 	SlotEmbeddedRemote       Slot = 26
+	SlotReauthorizeReason    Slot = 30
 
 	SlotEmbeddedLocalType = SlotLocalAddressType
 	SlotEmbeddedProtocol  = SlotProtocol
@@ -88,8 +89,8 @@ const (
 // lowest bit in it. An IPv6 address takes that word and the next.
 type Place struct{ Word, Shift uint8 }
 
-// places mirrors slot_word and slot_shift (bpf/classify.h), and what hook_vswitch.h and
-// put_quote (bpf/hook_above.h) say of theirs. The names of links, which those of the
+// places mirrors slot_word and slot_shift (bpf/classify.h), and what hook_vswitch.h,
+// put_quote (bpf/hook_above.h) and put_reason (bpf/ale.h) say of theirs. The names of links, which those of the
 // virtual switch have, take two words, as IPv6 addresses do.
 var places = [...]Place{
 	SlotLocalAddress: {0, 0}, SlotRemoteAddress: {2, 0},
@@ -102,6 +103,7 @@ var places = [...]Place{
 	SlotApp: {12, 0}, SlotUser: {12, 32},
 	SlotSwitchVLAN: {12, 0}, SlotSwitchNetwork: {12, 16}, SlotSourceInterfaceType: {12, 24}, SlotDestinationIfType: {12, 32},
 	SlotEmbeddedLocalPort: {12, 0}, SlotEmbeddedRemotePort: {12, 16}, SlotEmbeddedRemote: {13, 0},
+	SlotReauthorizeReason: {14, 32},
 }
 
 // Place returns where the slot stands.
@@ -137,12 +139,14 @@ func never(why string) Source               { return Source{Kind: Never, From: w
 func refused(why string) Source             { return Source{Kind: Refused, From: why} }
 
 const (
-	fromLink   = "the link table, by the interface of the traffic"
-	fromPacket = "the packet"
-	fromQuote  = "the packet that the error quotes"
-	whyTunnel  = "Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"
-	whyIPsec   = "needs IPsec authentication"
-	whyStacked = "of links that lie on others (VLANs, bridges, bonds, VRFs) Linux does not say which one below carries a forwarded packet"
+	fromLink          = "the link table, by the interface of the traffic"
+	fromPacket        = "the packet"
+	fromQuote         = "the packet that the error quotes"
+	whyTunnel         = "Linux has no Teredo, ISATAP or IP-HTTPS tunnel types"
+	whyIPsec          = "needs IPsec authentication"
+	whyAgainstAccept  = "the flow came in; where a packet that goes out reauthorises it, this stays empty here, and Windows fills it"
+	whyAgainstConnect = "the flow went out; where a packet that comes in reauthorises it, this stays empty here, and Windows fills it"
+	whyStacked        = "of links that lie on others (VLANs, bridges, bonds, VRFs) Linux does not say which one below carries a forwarded packet"
 )
 
 // sources is the general rule for a field, by condition key; sourcesAt holds
@@ -164,6 +168,11 @@ var sources = map[string]Source{
 	"CURRENT_PROFILE_ID":         filled(SlotCurrentProfile, fromLink+" (zone)"),
 	"INTERFACE_QUARANTINE_EPOCH": filled(SlotQuarantineEpoch, fromLink+" (map file)"),
 
+	"REAUTHORIZE_REASON": {
+		Kind: Filled, Slot: SlotReauthorizeReason, Only: []uint64{0, 1},
+		From: "0, or on reauthorisation POLICY_CHANGE: the filters of the layer differ from those that have let the flow pass",
+	},
+
 	"ALE_APP_ID":     filled(SlotApp, "device and inode of the executable that made the socket"),
 	"ALE_USER_ID":    filled(SlotUser, "uid, gid and unit of the process that made the socket"),
 	"ALE_PACKAGE_ID": filled(SlotPackage, "cgroup of the process that made the socket (map file)"),
@@ -183,7 +192,6 @@ var sources = map[string]Source{
 	"NEXTHOP_TUNNEL_TYPE":          constant(0, whyTunnel),
 	"COMPARTMENT_ID":               constant(1, "the network namespace that is filtered"),
 	"ALE_SIO_FIREWALL_SYSTEM_PORT": constant(0, "Linux has no firewall system ports"),
-	"REAUTHORIZE_REASON":           constant(0, "no reauthorisation runs yet"),
 	"NDIS_PORT":                    constant(0, "Linux links have one port"),
 	"NDIS_MEDIA_TYPE":              constant(0, "NdisMedium802_3"),
 	"NDIS_PHYSICAL_MEDIA_TYPE":     constant(0, "NdisPhysicalMediumUnspecified"),
@@ -202,13 +210,15 @@ var sources = map[string]Source{
 }
 
 // The accept layers have an arrival interface and no next hop, the connect
-// layers a next hop and no arrival interface (ALE rules, section 2).
+// layers a next hop and no arrival interface (ALE rules, section 2). A packet that
+// reauthorises a flow against its direction would have the other one: there is no room
+// for both in struct wfp_values, so then they are all empty.
 //
 // FLAGS holds FWP_CONDITION_FLAG_* bits (fwpmtypes.h); which of them there are
 // depends on the layer.
 var (
-	aleFlags = flags(0x1|0x400000|0x800000,
-		"the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK")
+	aleFlags = flags(0x1|0x4|0x400000|0x800000,
+		"the call or packet: IS_LOOPBACK, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK; IS_REAUTHORIZE")
 	aleProtocols = Source{
 		Kind: Filled, Slot: SlotProtocol, From: "the socket: TCP or UDP; others are not judged yet", Only: []uint64{6, 17},
 	}
@@ -250,26 +260,26 @@ var (
 		"FLAGS":       aleFlags,
 		"IP_PROTOCOL": aleProtocols,
 
-		"IP_ARRIVAL_INTERFACE":    filled(SlotPacketInterface, "the interface that the first packet came in by (LUID)"),
-		"ARRIVAL_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the interface that the first packet came in by"),
-		"ARRIVAL_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the interface that the first packet came in by (IANA ifType)"),
-		"IP_NEXTHOP_INTERFACE":    never("filled on reauthorisation only, which does not run yet"),
-		"NEXTHOP_INTERFACE_INDEX": never("filled on reauthorisation only, which does not run yet"),
-		"NEXTHOP_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
-		"NEXTHOP_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
+		"IP_ARRIVAL_INTERFACE":    filled(SlotPacketInterface, "the interface that the packet came in by (LUID); empty where one that goes out reauthorises"),
+		"ARRIVAL_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the interface that the packet came in by; empty where one that goes out reauthorises"),
+		"ARRIVAL_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the interface that the packet came in by (IANA ifType); empty where one that goes out reauthorises"),
+		"IP_NEXTHOP_INTERFACE":    never(whyAgainstAccept),
+		"NEXTHOP_INTERFACE_INDEX": never(whyAgainstAccept),
+		"NEXTHOP_INTERFACE_TYPE":  never(whyAgainstAccept),
+		"NEXTHOP_TUNNEL_TYPE":     never(whyAgainstAccept),
 	}
 	sourcesAtConnect = map[string]Source{
-		"FLAGS": flags(0x1|0x100000|0x400000|0x800000,
-			"the call: IS_LOOPBACK, IS_CONNECTION_REDIRECTED, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK"),
+		"FLAGS": flags(0x1|0x4|0x100000|0x400000|0x800000,
+			"the call or packet: IS_LOOPBACK, IS_CONNECTION_REDIRECTED, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK; IS_REAUTHORIZE"),
 		"IP_PROTOCOL": aleProtocols,
 
-		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID)"),
-		"NEXTHOP_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the route, checked on the first packet"),
-		"NEXTHOP_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the route, checked on the first packet (IANA ifType)"),
-		"IP_ARRIVAL_INTERFACE":    never("filled on reauthorisation only, which does not run yet"),
-		"ARRIVAL_INTERFACE_INDEX": never("filled on reauthorisation only, which does not run yet"),
-		"ARRIVAL_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
-		"ARRIVAL_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
+		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID); empty where a packet that comes in reauthorises"),
+		"NEXTHOP_INTERFACE_INDEX": filled(SlotPacketInterfaceIndex, "the route, checked on the first packet; empty where a packet that comes in reauthorises"),
+		"NEXTHOP_INTERFACE_TYPE":  filled(SlotPacketInterfaceType, "the route, checked on the first packet (IANA ifType); empty where a packet that comes in reauthorises"),
+		"IP_ARRIVAL_INTERFACE":    never(whyAgainstConnect),
+		"ARRIVAL_INTERFACE_INDEX": never(whyAgainstConnect),
+		"ARRIVAL_INTERFACE_TYPE":  never(whyAgainstConnect),
+		"ARRIVAL_TUNNEL_TYPE":     never(whyAgainstConnect),
 	}
 	redirectProtocols = Source{
 		Kind: Filled, Slot: SlotProtocol, From: "the socket: TCP or UDP; others are not redirected", Only: []uint64{6, 17},

@@ -76,6 +76,7 @@ func (e *Engine) draft(p *policy.Policy, in stamp, ephemeral portRange) (*draft,
 	}
 	if e.laid != nil && e.laid.last == in.commit() && sameContexts(e.laid.rec.Contexts, redirectContexts(p.Store)) {
 		if a := e.laid.amend(p, ephemeral); a != nil {
+			a.putEpochs(p)
 			rec := a.change.head(e.laid.rec)
 			rec.Applied, rec.Place = time.Now(), in.place().next(false)
 			return &draft{rec: rec, amended: a, targets: targets}, nil

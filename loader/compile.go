@@ -83,6 +83,7 @@ func compile(p *policy.Policy, ephemeral portRange) (*tables, error) {
 			return nil, err
 		}
 	}
+	t.putEpochs(p)
 	return t, nil
 }
 

@@ -163,6 +163,9 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	if filter.Action(raw.Action) == filter.ActionBlock {
 		ev.Action = "block"
 	}
+	if raw.Reauthorize != 0 {
+		ev.ReauthReason = reauthorizeReasons[raw.Reauthorize]
+	}
 	if f := d.filters[ev.FilterID]; f != nil {
 		ev.FilterName, ev.Origin, ev.SubLayer = f.Name, f.Origin, d.subLayers[f.SubLayer]
 	}
@@ -194,6 +197,9 @@ func (d *describer) discard(ev *Event, raw *bpf.Event) {
 		ev.DiscardFilterName = f.Name
 	}
 }
+
+// reauthorizeReasons are FWP_CONDITION_REAUTHORIZE_REASON_*, those that there are here.
+var reauthorizeReasons = map[uint8]string{bpf.ReauthorizePolicyChange: "POLICY_CHANGE"}
 
 // forwards reports whether the layer's packets go through the host: neither in nor
 // out (FWP_DIRECTION_FORWARD).

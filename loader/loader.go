@@ -77,6 +77,10 @@ type Event struct {
 	// ALE_RESOURCE_RELEASE: it is that of the socket. 0 at other layers.
 	Flow uint64 `json:"flow,omitempty"`
 
+	// ReauthReason is why a flow was judged again, FWP_CONDITION_REAUTHORIZE_REASON_;
+	// empty for a new one.
+	ReauthReason string `json:"reauthReason,omitempty"`
+
 	OutInterface string `json:"outInterface,omitempty"` // forward: that it goes on by
 
 	// The discard metadata, at discard layers only: who discarded (network, transport,

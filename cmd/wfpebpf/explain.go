@@ -28,7 +28,7 @@ type question struct {
 	mapFile                                    string
 	layer, in, out, forward, listen, from, to  string
 	program, user, unit, iface, outIface, port string
-	live, windows, json                        bool
+	live, windows, json, reauthorize           bool
 }
 
 func explainCommand() *cobra.Command {
@@ -51,6 +51,8 @@ is a packet that the host passes on: it comes in by --iface and goes on by --out
 Where --iface is a bridge, --port says by which of its ports the traffic crosses it.
 With --listen it is a socket that is bound to an address, 0.0.0.0 and [::] for any, and,
 if it is TCP, begins to listen.
+With --reauthorize it is the next packet of a connection that was open when the filters
+of its layer changed.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -79,6 +81,7 @@ beside it are compared with what is in force.`,
 	f.StringVar(&q.unit, "unit", "", "its systemd unit")
 	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over; with --forward, that it comes in by")
 	f.StringVar(&q.port, "port", "", "port by which the traffic crosses the bridge that --iface names")
+	f.BoolVar(&q.reauthorize, "reauthorize", false, "judge a flow that was open when the policy changed")
 	f.StringVar(&q.outIface, "out-iface", "", "link that forwarded traffic goes on by")
 	f.BoolVar(&q.live, "live", false, "ask the kernel, too, about the policy in force")
 	f.BoolVar(&q.windows, "as-windows", false, "judge as on Windows: include what is refused here")
@@ -138,6 +141,8 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 		return usagef("a policy file is needed")
 	case q.layer == "" && len(values) > 0:
 		return usagef("%s goes with --layer", values[0])
+	case q.reauthorize && q.in == "" && q.out == "":
+		return usagef("--reauthorize goes with --in or --out")
 	case q.forward == "" && q.outIface != "":
 		return usagef("--out-iface goes with --forward")
 	case q.port != "" && (q.iface == "" || q.forward != ""):
@@ -264,7 +269,7 @@ func compare(engine *loader.Engine, answers []explain.Answer) error {
 // tuple reads the flags that describe a connection.
 func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
 	t := &explain.Tuple{
-		Outbound: q.out != "", Forwarded: q.forward != "", Listening: q.listen != "", Unit: q.unit,
+		Outbound: q.out != "", Forwarded: q.forward != "", Listening: q.listen != "", Reauthorized: q.reauthorize, Unit: q.unit,
 		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface}, Port: explain.Link{Name: q.port},
 	}
 	name := q.in + q.out + q.forward + q.listen

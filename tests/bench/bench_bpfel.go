@@ -47,74 +47,76 @@ type benchBenchRun struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	benchMapActive              = "active"
-	benchMapAmendments          = "amendments"
-	benchMapBenchCases          = "bench_cases"
-	benchMapBenchPackets        = "bench_packets"
-	benchMapBenchRules          = "bench_rules"
-	benchMapBranches            = "branches"
-	benchMapBuckets             = "buckets"
-	benchMapCases               = "cases"
-	benchMapCells               = "cells"
-	benchMapConfig              = "config"
-	benchMapCounters            = "counters"
-	benchMapCuts                = "cuts"
-	benchMapEvents              = "events"
-	benchMapFilters             = "filters"
-	benchMapFlows               = "flows"
-	benchMapGenerations         = "generations"
-	benchMapHits                = "hits"
-	benchMapLayers              = "layers"
-	benchMapLinks               = "links"
-	benchMapPrincipals          = "principals"
-	benchMapProxies             = "proxies"
-	benchMapRecords             = "records"
-	benchMapRedirected          = "redirected"
-	benchMapRedirects           = "redirects"
-	benchMapRoutes              = "routes"
-	benchMapSockets             = "sockets"
-	benchMapTargets             = "targets"
-	benchMapVerdicts4           = "verdicts4"
-	benchMapVerdicts6           = "verdicts6"
-	benchProgBenchClassify      = "bench_classify"
-	benchProgBenchEmpty         = "bench_empty"
-	benchProgBenchKept          = "bench_kept"
-	benchProgBenchPack          = "bench_pack"
-	benchProgBenchPacket        = "bench_packet"
-	benchProgBenchScan          = "bench_scan"
-	benchVarLayoutAction        = "layout_action"
-	benchVarLayoutAmendment     = "layout_amendment"
-	benchVarLayoutBranch        = "layout_branch"
-	benchVarLayoutBranchesPage  = "layout_branches_page"
-	benchVarLayoutBucket        = "layout_bucket"
-	benchVarLayoutBucketsPage   = "layout_buckets_page"
-	benchVarLayoutCandidateFlag = "layout_candidate_flag"
-	benchVarLayoutCellsPage     = "layout_cells_page"
-	benchVarLayoutCounter       = "layout_counter"
-	benchVarLayoutCut           = "layout_cut"
-	benchVarLayoutCutsPage      = "layout_cuts_page"
-	benchVarLayoutDiscardModule = "layout_discard_module"
-	benchVarLayoutDiscardReason = "layout_discard_reason"
-	benchVarLayoutDrop          = "layout_drop"
-	benchVarLayoutDropStage     = "layout_drop_stage"
-	benchVarLayoutEnd           = "layout_end"
-	benchVarLayoutEvent         = "layout_event"
-	benchVarLayoutFieldFlag     = "layout_field_flag"
-	benchVarLayoutFilter        = "layout_filter"
-	benchVarLayoutFiltersPage   = "layout_filters_page"
-	benchVarLayoutFlag          = "layout_flag"
-	benchVarLayoutHitsPage      = "layout_hits_page"
-	benchVarLayoutLayerFlag     = "layout_layer_flag"
-	benchVarLayoutLayerId       = "layout_layer_id"
-	benchVarLayoutLimit         = "layout_limit"
-	benchVarLayoutLink          = "layout_link"
-	benchVarLayoutLinkFlag      = "layout_link_flag"
-	benchVarLayoutNetwork       = "layout_network"
-	benchVarLayoutNic           = "layout_nic"
-	benchVarLayoutPrincipal     = "layout_principal"
-	benchVarLayoutPrincipalKind = "layout_principal_kind"
-	benchVarLayoutSlot          = "layout_slot"
-	benchVarLayoutTargetKey     = "layout_target_key"
+	benchMapActive                  = "active"
+	benchMapAmendments              = "amendments"
+	benchMapBenchCases              = "bench_cases"
+	benchMapBenchPackets            = "bench_packets"
+	benchMapBenchRules              = "bench_rules"
+	benchMapBranches                = "branches"
+	benchMapBuckets                 = "buckets"
+	benchMapCases                   = "cases"
+	benchMapCells                   = "cells"
+	benchMapConfig                  = "config"
+	benchMapCounters                = "counters"
+	benchMapCuts                    = "cuts"
+	benchMapEvents                  = "events"
+	benchMapFilters                 = "filters"
+	benchMapFlows                   = "flows"
+	benchMapGenerations             = "generations"
+	benchMapHandshakes              = "handshakes"
+	benchMapHits                    = "hits"
+	benchMapLayers                  = "layers"
+	benchMapLinks                   = "links"
+	benchMapPrincipals              = "principals"
+	benchMapProxies                 = "proxies"
+	benchMapRecords                 = "records"
+	benchMapRedirected              = "redirected"
+	benchMapRedirects               = "redirects"
+	benchMapRoutes                  = "routes"
+	benchMapSockets                 = "sockets"
+	benchMapTargets                 = "targets"
+	benchMapVerdicts4               = "verdicts4"
+	benchMapVerdicts6               = "verdicts6"
+	benchProgBenchClassify          = "bench_classify"
+	benchProgBenchEmpty             = "bench_empty"
+	benchProgBenchKept              = "bench_kept"
+	benchProgBenchPack              = "bench_pack"
+	benchProgBenchPacket            = "bench_packet"
+	benchProgBenchScan              = "bench_scan"
+	benchVarLayoutAction            = "layout_action"
+	benchVarLayoutAmendment         = "layout_amendment"
+	benchVarLayoutBranch            = "layout_branch"
+	benchVarLayoutBranchesPage      = "layout_branches_page"
+	benchVarLayoutBucket            = "layout_bucket"
+	benchVarLayoutBucketsPage       = "layout_buckets_page"
+	benchVarLayoutCandidateFlag     = "layout_candidate_flag"
+	benchVarLayoutCellsPage         = "layout_cells_page"
+	benchVarLayoutCounter           = "layout_counter"
+	benchVarLayoutCut               = "layout_cut"
+	benchVarLayoutCutsPage          = "layout_cuts_page"
+	benchVarLayoutDiscardModule     = "layout_discard_module"
+	benchVarLayoutDiscardReason     = "layout_discard_reason"
+	benchVarLayoutDrop              = "layout_drop"
+	benchVarLayoutDropStage         = "layout_drop_stage"
+	benchVarLayoutEnd               = "layout_end"
+	benchVarLayoutEvent             = "layout_event"
+	benchVarLayoutFieldFlag         = "layout_field_flag"
+	benchVarLayoutFilter            = "layout_filter"
+	benchVarLayoutFiltersPage       = "layout_filters_page"
+	benchVarLayoutFlag              = "layout_flag"
+	benchVarLayoutHitsPage          = "layout_hits_page"
+	benchVarLayoutLayerFlag         = "layout_layer_flag"
+	benchVarLayoutLayerId           = "layout_layer_id"
+	benchVarLayoutLimit             = "layout_limit"
+	benchVarLayoutLink              = "layout_link"
+	benchVarLayoutLinkFlag          = "layout_link_flag"
+	benchVarLayoutNetwork           = "layout_network"
+	benchVarLayoutNic               = "layout_nic"
+	benchVarLayoutPrincipal         = "layout_principal"
+	benchVarLayoutPrincipalKind     = "layout_principal_kind"
+	benchVarLayoutReauthorizeReason = "layout_reauthorize_reason"
+	benchVarLayoutSlot              = "layout_slot"
+	benchVarLayoutTargetKey         = "layout_target_key"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -187,6 +189,7 @@ type benchMapSpecs struct {
 	Filters      *ebpf.MapSpec `ebpf:"filters"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Generations  *ebpf.MapSpec `ebpf:"generations"`
+	Handshakes   *ebpf.MapSpec `ebpf:"handshakes"`
 	Hits         *ebpf.MapSpec `ebpf:"hits"`
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Links        *ebpf.MapSpec `ebpf:"links"`
@@ -206,39 +209,40 @@ type benchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchVariableSpecs struct {
-	LayoutAction        *ebpf.VariableSpec `ebpf:"layout_action"`
-	LayoutAmendment     *ebpf.VariableSpec `ebpf:"layout_amendment"`
-	LayoutBranch        *ebpf.VariableSpec `ebpf:"layout_branch"`
-	LayoutBranchesPage  *ebpf.VariableSpec `ebpf:"layout_branches_page"`
-	LayoutBucket        *ebpf.VariableSpec `ebpf:"layout_bucket"`
-	LayoutBucketsPage   *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
-	LayoutCandidateFlag *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
-	LayoutCellsPage     *ebpf.VariableSpec `ebpf:"layout_cells_page"`
-	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
-	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
-	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
-	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
-	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
-	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
-	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
-	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
-	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
-	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
-	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
-	LayoutFiltersPage   *ebpf.VariableSpec `ebpf:"layout_filters_page"`
-	LayoutFlag          *ebpf.VariableSpec `ebpf:"layout_flag"`
-	LayoutHitsPage      *ebpf.VariableSpec `ebpf:"layout_hits_page"`
-	LayoutLayerFlag     *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
-	LayoutLayerId       *ebpf.VariableSpec `ebpf:"layout_layer_id"`
-	LayoutLimit         *ebpf.VariableSpec `ebpf:"layout_limit"`
-	LayoutLink          *ebpf.VariableSpec `ebpf:"layout_link"`
-	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
-	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
-	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
-	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
-	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
-	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
-	LayoutTargetKey     *ebpf.VariableSpec `ebpf:"layout_target_key"`
+	LayoutAction            *ebpf.VariableSpec `ebpf:"layout_action"`
+	LayoutAmendment         *ebpf.VariableSpec `ebpf:"layout_amendment"`
+	LayoutBranch            *ebpf.VariableSpec `ebpf:"layout_branch"`
+	LayoutBranchesPage      *ebpf.VariableSpec `ebpf:"layout_branches_page"`
+	LayoutBucket            *ebpf.VariableSpec `ebpf:"layout_bucket"`
+	LayoutBucketsPage       *ebpf.VariableSpec `ebpf:"layout_buckets_page"`
+	LayoutCandidateFlag     *ebpf.VariableSpec `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage         *ebpf.VariableSpec `ebpf:"layout_cells_page"`
+	LayoutCounter           *ebpf.VariableSpec `ebpf:"layout_counter"`
+	LayoutCut               *ebpf.VariableSpec `ebpf:"layout_cut"`
+	LayoutCutsPage          *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule     *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason     *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop              *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage         *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
+	LayoutEnd               *ebpf.VariableSpec `ebpf:"layout_end"`
+	LayoutEvent             *ebpf.VariableSpec `ebpf:"layout_event"`
+	LayoutFieldFlag         *ebpf.VariableSpec `ebpf:"layout_field_flag"`
+	LayoutFilter            *ebpf.VariableSpec `ebpf:"layout_filter"`
+	LayoutFiltersPage       *ebpf.VariableSpec `ebpf:"layout_filters_page"`
+	LayoutFlag              *ebpf.VariableSpec `ebpf:"layout_flag"`
+	LayoutHitsPage          *ebpf.VariableSpec `ebpf:"layout_hits_page"`
+	LayoutLayerFlag         *ebpf.VariableSpec `ebpf:"layout_layer_flag"`
+	LayoutLayerId           *ebpf.VariableSpec `ebpf:"layout_layer_id"`
+	LayoutLimit             *ebpf.VariableSpec `ebpf:"layout_limit"`
+	LayoutLink              *ebpf.VariableSpec `ebpf:"layout_link"`
+	LayoutLinkFlag          *ebpf.VariableSpec `ebpf:"layout_link_flag"`
+	LayoutNetwork           *ebpf.VariableSpec `ebpf:"layout_network"`
+	LayoutNic               *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPrincipal         *ebpf.VariableSpec `ebpf:"layout_principal"`
+	LayoutPrincipalKind     *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
+	LayoutReauthorizeReason *ebpf.VariableSpec `ebpf:"layout_reauthorize_reason"`
+	LayoutSlot              *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutTargetKey         *ebpf.VariableSpec `ebpf:"layout_target_key"`
 }
 
 // benchObjects contains all objects after they have been loaded into the kernel.
@@ -277,6 +281,7 @@ type benchMaps struct {
 	Filters      *ebpf.Map `ebpf:"filters"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Generations  *ebpf.Map `ebpf:"generations"`
+	Handshakes   *ebpf.Map `ebpf:"handshakes"`
 	Hits         *ebpf.Map `ebpf:"hits"`
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Links        *ebpf.Map `ebpf:"links"`
@@ -310,6 +315,7 @@ func (m *benchMaps) Close() error {
 		m.Filters,
 		m.Flows,
 		m.Generations,
+		m.Handshakes,
 		m.Hits,
 		m.Layers,
 		m.Links,
@@ -330,39 +336,40 @@ func (m *benchMaps) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchVariables struct {
-	LayoutAction        *ebpf.Variable `ebpf:"layout_action"`
-	LayoutAmendment     *ebpf.Variable `ebpf:"layout_amendment"`
-	LayoutBranch        *ebpf.Variable `ebpf:"layout_branch"`
-	LayoutBranchesPage  *ebpf.Variable `ebpf:"layout_branches_page"`
-	LayoutBucket        *ebpf.Variable `ebpf:"layout_bucket"`
-	LayoutBucketsPage   *ebpf.Variable `ebpf:"layout_buckets_page"`
-	LayoutCandidateFlag *ebpf.Variable `ebpf:"layout_candidate_flag"`
-	LayoutCellsPage     *ebpf.Variable `ebpf:"layout_cells_page"`
-	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
-	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
-	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
-	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
-	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
-	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
-	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
-	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
-	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
-	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
-	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
-	LayoutFiltersPage   *ebpf.Variable `ebpf:"layout_filters_page"`
-	LayoutFlag          *ebpf.Variable `ebpf:"layout_flag"`
-	LayoutHitsPage      *ebpf.Variable `ebpf:"layout_hits_page"`
-	LayoutLayerFlag     *ebpf.Variable `ebpf:"layout_layer_flag"`
-	LayoutLayerId       *ebpf.Variable `ebpf:"layout_layer_id"`
-	LayoutLimit         *ebpf.Variable `ebpf:"layout_limit"`
-	LayoutLink          *ebpf.Variable `ebpf:"layout_link"`
-	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
-	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
-	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
-	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
-	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
-	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
-	LayoutTargetKey     *ebpf.Variable `ebpf:"layout_target_key"`
+	LayoutAction            *ebpf.Variable `ebpf:"layout_action"`
+	LayoutAmendment         *ebpf.Variable `ebpf:"layout_amendment"`
+	LayoutBranch            *ebpf.Variable `ebpf:"layout_branch"`
+	LayoutBranchesPage      *ebpf.Variable `ebpf:"layout_branches_page"`
+	LayoutBucket            *ebpf.Variable `ebpf:"layout_bucket"`
+	LayoutBucketsPage       *ebpf.Variable `ebpf:"layout_buckets_page"`
+	LayoutCandidateFlag     *ebpf.Variable `ebpf:"layout_candidate_flag"`
+	LayoutCellsPage         *ebpf.Variable `ebpf:"layout_cells_page"`
+	LayoutCounter           *ebpf.Variable `ebpf:"layout_counter"`
+	LayoutCut               *ebpf.Variable `ebpf:"layout_cut"`
+	LayoutCutsPage          *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule     *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason     *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop              *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage         *ebpf.Variable `ebpf:"layout_drop_stage"`
+	LayoutEnd               *ebpf.Variable `ebpf:"layout_end"`
+	LayoutEvent             *ebpf.Variable `ebpf:"layout_event"`
+	LayoutFieldFlag         *ebpf.Variable `ebpf:"layout_field_flag"`
+	LayoutFilter            *ebpf.Variable `ebpf:"layout_filter"`
+	LayoutFiltersPage       *ebpf.Variable `ebpf:"layout_filters_page"`
+	LayoutFlag              *ebpf.Variable `ebpf:"layout_flag"`
+	LayoutHitsPage          *ebpf.Variable `ebpf:"layout_hits_page"`
+	LayoutLayerFlag         *ebpf.Variable `ebpf:"layout_layer_flag"`
+	LayoutLayerId           *ebpf.Variable `ebpf:"layout_layer_id"`
+	LayoutLimit             *ebpf.Variable `ebpf:"layout_limit"`
+	LayoutLink              *ebpf.Variable `ebpf:"layout_link"`
+	LayoutLinkFlag          *ebpf.Variable `ebpf:"layout_link_flag"`
+	LayoutNetwork           *ebpf.Variable `ebpf:"layout_network"`
+	LayoutNic               *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPrincipal         *ebpf.Variable `ebpf:"layout_principal"`
+	LayoutPrincipalKind     *ebpf.Variable `ebpf:"layout_principal_kind"`
+	LayoutReauthorizeReason *ebpf.Variable `ebpf:"layout_reauthorize_reason"`
+	LayoutSlot              *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutTargetKey         *ebpf.Variable `ebpf:"layout_target_key"`
 }
 
 // benchPrograms contains all programs after they have been loaded into the kernel.

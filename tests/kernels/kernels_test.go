@@ -27,6 +27,7 @@ var liveTests = []string{
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
 	"TestDiscard", "TestDrops",
 	"TestRedirectTCP", "TestRedirectUDP", "TestRedirectBind",
+	"TestReauthorize", "TestReauthorizeBlock",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
