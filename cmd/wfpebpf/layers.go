@@ -63,9 +63,9 @@ filter that tests it is not loaded).`,
 				}
 				return writeTable(out, "ID LAYER HERE FIDELITY HOOK NOTE", layerCells(rows))
 			}
-			l := layermap.ByName(fieldsOf)
-			if l == nil {
-				return usagef("there is no layer %q; wfpebpf layers lists them", fieldsOf)
+			l, err := layerNamed(fieldsOf)
+			if err != nil {
+				return err
 			}
 			rows := fieldRows(l)
 			if asJSON {
