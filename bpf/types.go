@@ -128,6 +128,10 @@ const (
 	NetworkInternal = uint32(WFPWfpNetworkWFP_NETWORK_INTERNAL)
 	NetworkExternal = uint32(WFPWfpNetworkWFP_NETWORK_EXTERNAL)
 
+	PartIP        = uint8(WFPWfpPartWFP_PART_IP)
+	PartTransport = uint8(WFPWfpPartWFP_PART_TRANSPORT)
+	PartData      = uint8(WFPWfpPartWFP_PART_DATA)
+
 	CounterLost       = uint32(WFPWfpCounterWFP_COUNTER_LOST)
 	CounterError      = uint32(WFPWfpCounterWFP_COUNTER_ERROR)
 	CounterNoIdentity = uint32(WFPWfpCounterWFP_COUNTER_NO_IDENTITY)

@@ -567,6 +567,22 @@ struct wfp_flow {
 	__u32 pad;
 };
 
+/* Where the parts of a packet begin, in bytes from the first one that the hook has: of a
+ * frame its MAC header, else the IP header. */
+struct wfp_parts {
+	__u16 ip;        /* of any frame what follows the MAC header and tags */
+	__u16 transport; /* what follows the IP headers */
+	__u16 data;      /* of an ICMP error the quote */
+	__u8 has;        /* enum wfp_part */
+	__u8 layer;      /* whose packet it is */
+};
+
+enum wfp_part {
+	WFP_PART_IP = 0x1,
+	WFP_PART_TRANSPORT = 0x2,
+	WFP_PART_DATA = 0x4,
+};
+
 /* A net event, FWPM_NET_EVENT_CLASSIFY_DROP and _ALLOW. */
 struct wfp_event {
 	__u64 time; /* ns since boot */
@@ -586,6 +602,7 @@ struct wfp_event {
 	__u8 outbound;
 	__u8 pad[2];
 	__u64 flow; /* pairs ALE_FLOW_ESTABLISHED, _ENDPOINT_CLOSURE, _RESOURCE_RELEASE; else 0 */
+	struct wfp_parts parts; /* of another layer: those of this packet are not known */
 };
 
 enum wfp_counter {
