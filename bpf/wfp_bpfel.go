@@ -120,6 +120,7 @@ type WFPWfpEvent struct {
 	Outbound   uint8
 	Pad        [2]uint8
 	Flow       uint64
+	Parts      WFPWfpParts
 }
 
 type WFPWfpField struct {
@@ -341,6 +342,23 @@ const (
 	WFPWfpNicWFP_NIC_INTERNAL  WFPWfpNic = 3
 )
 
+type WFPWfpPart uint32
+
+const (
+	WFPWfpPartWFP_PART_IP        WFPWfpPart = 1
+	WFPWfpPartWFP_PART_TRANSPORT WFPWfpPart = 2
+	WFPWfpPartWFP_PART_DATA      WFPWfpPart = 4
+)
+
+type WFPWfpParts struct {
+	_         structs.HostLayout
+	Ip        uint16
+	Transport uint16
+	Data      uint16
+	Has       uint8
+	Layer     uint8
+}
+
 type WFPWfpPrincipal struct {
 	_    structs.HostLayout
 	Kind uint32
@@ -488,6 +506,7 @@ const (
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
 	WFPMapMptcpOwners         = "mptcp_owners"
+	WFPMapNoted               = "noted"
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
@@ -545,6 +564,7 @@ const (
 	WFPVarLayoutLinkFlag      = "layout_link_flag"
 	WFPVarLayoutNetwork       = "layout_network"
 	WFPVarLayoutNic           = "layout_nic"
+	WFPVarLayoutPart          = "layout_part"
 	WFPVarLayoutPrincipal     = "layout_principal"
 	WFPVarLayoutPrincipalKind = "layout_principal_kind"
 	WFPVarLayoutSlot          = "layout_slot"
@@ -643,6 +663,7 @@ type WFPMapSpecs struct {
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
+	Noted       *ebpf.MapSpec `ebpf:"noted"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
@@ -678,6 +699,7 @@ type WFPVariableSpecs struct {
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
 	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPart          *ebpf.VariableSpec `ebpf:"layout_part"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
@@ -720,6 +742,7 @@ type WFPMaps struct {
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
+	Noted       *ebpf.Map `ebpf:"noted"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
@@ -746,6 +769,7 @@ func (m *WFPMaps) Close() error {
 		m.Layers,
 		m.Links,
 		m.MptcpOwners,
+		m.Noted,
 		m.Principals,
 		m.Routes,
 		m.Sockets,
@@ -782,6 +806,7 @@ type WFPVariables struct {
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
 	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPart          *ebpf.Variable `ebpf:"layout_part"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`

@@ -66,6 +66,7 @@ const (
 	benchMapHits                = "hits"
 	benchMapLayers              = "layers"
 	benchMapLinks               = "links"
+	benchMapNoted               = "noted"
 	benchMapPrincipals          = "principals"
 	benchMapRoutes              = "routes"
 	benchMapSockets             = "sockets"
@@ -101,6 +102,7 @@ const (
 	benchVarLayoutLinkFlag      = "layout_link_flag"
 	benchVarLayoutNetwork       = "layout_network"
 	benchVarLayoutNic           = "layout_nic"
+	benchVarLayoutPart          = "layout_part"
 	benchVarLayoutPrincipal     = "layout_principal"
 	benchVarLayoutPrincipalKind = "layout_principal_kind"
 	benchVarLayoutSlot          = "layout_slot"
@@ -179,6 +181,7 @@ type benchMapSpecs struct {
 	Hits         *ebpf.MapSpec `ebpf:"hits"`
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Links        *ebpf.MapSpec `ebpf:"links"`
+	Noted        *ebpf.MapSpec `ebpf:"noted"`
 	Principals   *ebpf.MapSpec `ebpf:"principals"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	Sockets      *ebpf.MapSpec `ebpf:"sockets"`
@@ -214,6 +217,7 @@ type benchVariableSpecs struct {
 	LayoutLinkFlag      *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutNetwork       *ebpf.VariableSpec `ebpf:"layout_network"`
 	LayoutNic           *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPart          *ebpf.VariableSpec `ebpf:"layout_part"`
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
@@ -258,6 +262,7 @@ type benchMaps struct {
 	Hits         *ebpf.Map `ebpf:"hits"`
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Links        *ebpf.Map `ebpf:"links"`
+	Noted        *ebpf.Map `ebpf:"noted"`
 	Principals   *ebpf.Map `ebpf:"principals"`
 	Routes       *ebpf.Map `ebpf:"routes"`
 	Sockets      *ebpf.Map `ebpf:"sockets"`
@@ -286,6 +291,7 @@ func (m *benchMaps) Close() error {
 		m.Hits,
 		m.Layers,
 		m.Links,
+		m.Noted,
 		m.Principals,
 		m.Routes,
 		m.Sockets,
@@ -322,6 +328,7 @@ type benchVariables struct {
 	LayoutLinkFlag      *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutNetwork       *ebpf.Variable `ebpf:"layout_network"`
 	LayoutNic           *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPart          *ebpf.Variable `ebpf:"layout_part"`
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
