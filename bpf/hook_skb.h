@@ -10,6 +10,7 @@
 
 #include "flow.h"
 #include "packet.h"
+#include "parts.h"
 
 #define WFP_PASS 1
 #define WFP_DROP 0
@@ -115,14 +116,18 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 			return WFP_PASS;
 	}
 	t.local_type = packet_type(t.local, t.layer);
+	/* it is not known yet whether they are told of, but a flow comes here once */
+	wfp_note_skb(skb, t.layer, 1, WFP_VERDICT_BLOCK);
 	if (wfp_ale(&t, s))
 		return WFP_DROP;
 	if (cookie) {
 		t.destination_type = t.local_type;
+		wfp_note_skb(skb, WFP_ALE_FLOW_ESTABLISHED_V4 | is_v6(t.layer), 1, WFP_VERDICT_BLOCK);
 		if (establish_datagrams(&t, s, WFP_ALE_AUTH_RECV_ACCEPT_V4, cookie))
 			return WFP_DROP;
 		wfp_remember_flow(&t, cookie);
 	}
+	forget_parts();
 	return WFP_PASS;
 }
 
@@ -195,14 +200,19 @@ int wfp_skb_egress(struct __sk_buff *skb)
 		return WFP_DROP;
 	if (!authorised || cookie)
 		t.destination_type = packet_type(t.remote, t.layer);
-	if (!authorised && wfp_ale(&t, s))
-		return WFP_DROP;
+	if (!authorised) {
+		wfp_note_skb(skb, t.layer, 1, WFP_VERDICT_BLOCK);
+		if (wfp_ale(&t, s))
+			return WFP_DROP;
+	}
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
 	if (cookie) {
 		t.known |= WFP_KNOWN_OUTBOUND;
+		wfp_note_skb(skb, WFP_ALE_FLOW_ESTABLISHED_V4 | is_v6(t.layer), 1, WFP_VERDICT_BLOCK);
 		if (establish_datagrams(&t, s, WFP_ALE_AUTH_CONNECT_V4, cookie))
 			return WFP_DROP;
 		wfp_remember_flow(&t, cookie);
 	}
+	forget_parts();
 	return WFP_PASS;
 }

@@ -76,6 +76,17 @@ static __always_inline void note(struct wfp_bytes p, __u32 layer, int ip, int is
 	parts->has |= WFP_PART_DATA;
 }
 
+/* Forgets what was noted and has not been reported. */
+static __always_inline void forget_parts(void)
+{
+	struct wfp_parts *parts;
+	__u32 zero = 0;
+
+	parts = bpf_map_lookup_elem(&noted, &zero);
+	if (parts)
+		parts->has = 0;
+}
+
 /* Notes the parts of what a hook with an __sk_buff is about to report. bare: it has no MAC
  * header. A VLAN tag can be in a frame whose first one the kernel has taken out. */
 __noinline int wfp_note_skb(struct __sk_buff *skb, __u32 layer, __u32 bare, __u64 verdict)

@@ -58,12 +58,19 @@ type Parts struct{ IP, Transport, Data int }
 // NoParts is nothing known of a packet.
 var NoParts = Parts{-1, -1, -1}
 
-// DataOffset returns where the layer's data begin in the packet, or a negative number
-// where the layer has none. icmp: the packet is one of ICMP.
-func (l *Layer) DataOffset(p Parts, outbound, icmp bool) int {
+// IP protocols of which the documents say something else (IANA).
+const (
+	protocolICMP   = 1
+	protocolTCP    = 6
+	protocolICMPv6 = 58
+)
+
+// DataOffset returns where the layer's data begin in a packet of a protocol, or a negative
+// number where they begin nowhere.
+func (l *Layer) DataOffset(p Parts, outbound bool, protocol uint8) int {
 	data := p.Data
-	if icmp {
-		data = p.Transport // of ICMP the header
+	if l.Family == V4 && protocol == protocolICMP || l.Family == V6 && protocol == protocolICMPv6 {
+		data = p.Transport
 	}
 	switch l.Offset {
 	case OffsetMACHeader:
@@ -82,7 +89,9 @@ func (l *Layer) DataOffset(p Parts, outbound, icmp bool) int {
 		}
 		return data
 	case OffsetTransportNonTCP:
-		return p.Transport
+		if protocol != protocolTCP {
+			return p.Transport
+		}
 	}
 	return -1
 }

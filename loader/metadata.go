@@ -7,8 +7,6 @@ package loader
 import (
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/layermap"
 )
@@ -20,9 +18,7 @@ func metadataOf(l *layermap.Layer, raw *bpf.Event) *Metadata {
 		return nil
 	}
 	p, outbound := partsOf(l, raw), raw.Outbound != 0
-	icmp := raw.Protocol == unix.IPPROTO_ICMP && l.Family == layermap.V4 ||
-		raw.Protocol == unix.IPPROTO_ICMPV6 && l.Family == layermap.V6
-	m := &Metadata{DataOffset: l.DataOffset(p, outbound, icmp)}
+	m := &Metadata{DataOffset: l.DataOffset(p, outbound, raw.Protocol)}
 	if m.DataOffset < 0 {
 		return nil
 	}
