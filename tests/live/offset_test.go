@@ -36,20 +36,20 @@ func (a anatomy) bytes(framed bool) []byte {
 // offsetCase is a packet from the peer to the host.
 type offsetCase struct {
 	name string
-	make func(o *offsetBed, f family) anatomy
+	make func(o *offsetBed, f family) anatomy // nil: it is sent otherwise
 	// icmp: the data of the layers below is the ICMP header; an error quotes a packet
 	icmp, quotes bool
 	tcp          bool
 	layers       string // short names of the layers that must see it, as in packet flows
-	v4only       bool
 }
 
 // offsetBed sends packets of its own making, and real ones.
 type offsetBed struct {
 	*road
-	host, peer, farHost *testbed.Proc
-	out                 *tap
-	checked             map[layermap.LayerID]bool
+	host, peer *testbed.Proc
+	guests     [2]*testbed.Proc
+	out        *tap
+	checked    map[layermap.LayerID]bool
 }
 
 const (
@@ -270,7 +270,7 @@ func (o *offsetBed) saw(t *testing.T, c offsetCase, f family, direction string, 
 	}
 	for deadline := time.Now().Add(3 * time.Second); len(missing()) > 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		for _, e := range o.wholeEvents() {
-			if !want[e.Layer] || told[e.Layer] || e.Direction != direction {
+			if !want[e.Layer] || told[e.Layer] || e.Direction != direction || (c.make != nil && e.Interface != "h0") {
 				continue
 			}
 			told[e.Layer] = true
@@ -282,17 +282,157 @@ func (o *offsetBed) saw(t *testing.T, c offsetCase, f family, direction string, 
 	}
 }
 
+// sentCase is what the host sends, and the peer sees as it is on the wire.
+type sentCase struct {
+	offsetCase
+	send  func(o *offsetBed, f family)
+	shows func(a anatomy) bool
+}
+
+const everywhereOut = "OT IP-out E-out N-out "
+
+var sentCases = []sentCase{
+	{
+		offsetCase{name: "datagram with options", layers: "FE DG " + everywhereOut},
+		func(o *offsetBed, f family) {
+			s := o.open(o.host, f.udp, at(f.host, 0))
+			defer o.host.CloseSock(s)
+			o.setOptions(s, f)
+			passes.want(o.t, o.host.SendTo(s, at(f.peer, offsetPort), offsetText))
+		},
+		func(a anatomy) bool { return string(a.data) == offsetText },
+	},
+	{
+		// the kernel gives it options of TCP
+		offsetCase{name: "SYN", tcp: true, layers: "SP " + everywhereOut},
+		func(o *offsetBed, f family) {
+			passes.want(o.t, o.host.Connect(f.tcp, at(f.peer, offsetPort), testbed.Options{MPTCP: testbed.MPTCPOff}))
+		},
+		func(a anatomy) bool { return len(a.transport) > 20 && a.transport[13] == 2 },
+	},
+	{
+		offsetCase{name: "error", icmp: true, layers: "OE " + everywhereOut},
+		func(o *offsetBed, f family) {
+			passes.want(o.t, o.peer.UDPSend(f.udp, at(f.host, closed), offsetText))
+		},
+		func(a anatomy) bool { return bytes.HasSuffix(a.data, []byte(offsetText)) },
+	},
+}
+
+// setOptions gives what a socket sends options of IPv4, or destination options of IPv6.
+func (o *offsetBed) setOptions(s testbed.Sock, f family) {
+	o.t.Helper()
+	fd, err := o.host.Duplicate(s)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if f.name == "v4" {
+		err = unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x01\x01\x01\x01\x00")
+	} else {
+		err = unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, "\x00\x00\x01\x04\x00\x00\x00\x00")
+	}
+	if err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// dissect takes a frame to pieces.
+func dissect(frame []byte) (a anatomy, ok bool) {
+	const mac, destinationOptions = 14, 60
+	if len(frame) < mac+40 {
+		return a, false
+	}
+	packet := frame[mac:]
+	at, protocol := int(packet[0]&15)*4, packet[9]
+	if packet[0]>>4 == 6 {
+		at, protocol = 40, packet[6]
+		for protocol == destinationOptions && len(packet) > at+8 {
+			protocol, at = packet[at], at+int(packet[at+1]+1)*8
+		}
+	}
+	end := at + 8
+	if protocol == unix.IPPROTO_TCP && len(packet) > at+12 {
+		end = at + int(packet[at+12]>>4)*4
+	}
+	if len(packet) < end {
+		return a, false
+	}
+	return anatomy{frame[:mac], packet[:at], packet[at:end], packet[end:]}, true
+}
+
+// sees waits for a packet that the peer receives.
+func (o *offsetBed) sees(from *tap, shows func(anatomy) bool) (anatomy, bool) {
+	buf := make([]byte, 2048)
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
+		n, _, err := unix.Recvfrom(from.fd, buf, unix.MSG_DONTWAIT)
+		if err != nil {
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		if a, ok := dissect(bytes.Clone(buf[:n])); ok && bytes.Equal(a.mac[6:12], o.hostEnd.MAC) && shows(a) {
+			return a, true
+		}
+	}
+	return anatomy{}, false
+}
+
+// throughCases are packets of others: of a datagram of plain headers, whose parts lie
+// where those of any such datagram do.
+var throughCases = []struct {
+	offsetCase
+	direction string
+	send      func(o *offsetBed, f, way family)
+}{
+	{offsetCase{name: "forwarded", layers: "FWD "}, "forward", func(o *offsetBed, f, way family) {
+		passes.want(o.t, o.peer.UDPSend(f.udp, at(way.host, offsetPort), offsetText))
+	}},
+	{offsetCase{name: "into the switch", layers: "VE-in VT-in "}, "in", func(o *offsetBed, f, _ family) { o.switched(f) }},
+	{offsetCase{name: "out of the switch", layers: "VE-out VT-out "}, "out", func(o *offsetBed, f, _ family) { o.switched(f) }},
+}
+
+func (o *offsetBed) switched(f family) {
+	o.t.Helper()
+	to := map[string]string{"v4": "10.78.0.2", "v6": "[fd78::2]"}[f.name]
+	passes.want(o.t, o.guests[0].UDPSend(f.udp, at(to, offsetPort), offsetText))
+}
+
 // The data offset that an event tells points at the byte that the documents name, and the
 // sizes of the headers lead back from there.
 func TestDataOffset(t *testing.T) {
 	o := &offsetBed{road: newRoad(t), checked: map[layermap.LayerID]bool{}}
 	set(t, o.bed.host, "ipv4/icmp_ratelimit", "0")
 	o.bed.silence("h0", o.peerEnd)
+	o.theOther().silence("p0", o.hostEnd)
 	o.openEngine(loader.Options{Target: o.target(), Permits: true})
 	o.host, o.peer = o.on(o.bed.host, testbed.ProcOptions{}), o.on(o.bed.peer, testbed.ProcOptions{})
+	o.guests = o.addGuests()
 	o.out = newTap(t, o.peerEnd, 0)
+	wire := newTap(t, o.peerEnd, unix.ETH_P_ALL)
+	o.listenTCP(o.peer, offsetPort)
 	o.apply(flowPolicy())
 	settle(quietLink, o.bed)
+	ways := o.ways()
+	for i, f := range o.families() {
+		for _, c := range sentCases {
+			t.Run("sent "+c.name+" "+f.name, func(t *testing.T) {
+				settle(quietTraffic, o.bed)
+				c.send(o, f)
+				a, seen := o.sees(wire, func(a anatomy) bool { return c.shows(a) && a.ip[0]>>4 == f.name[1]-'0' })
+				if !seen {
+					t.Fatal("the peer did not see it")
+				}
+				o.saw(t, c.offsetCase, f, "out", a)
+			})
+		}
+		for _, c := range throughCases {
+			t.Run(c.name+" "+f.name, func(t *testing.T) {
+				settle(quietTraffic, o.bed)
+				c.send(o, f, ways[i])
+				o.saw(t, c.offsetCase, f, c.direction, o.udp(f, true))
+			})
+		}
+	}
 	for _, f := range o.families() {
 		for _, c := range offsetCases {
 			for _, wire := range []struct {
@@ -317,6 +457,12 @@ func TestDataOffset(t *testing.T) {
 					o.saw(t, c, f, "in", a)
 				})
 			}
+		}
+	} // a connect is judged before there is a packet
+	for _, l := range layermap.Layers() {
+		if l.Mode == layermap.KernelMode && l.Hook().Live && !l.Discard && l.Offset != layermap.OffsetNone &&
+			l.Offset != layermap.OffsetTransportNonTCP && !o.checked[l.ID] {
+			t.Errorf("no packet has shown where the data begin at %s", l.Name)
 		}
 	}
 }
