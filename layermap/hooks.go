@@ -191,7 +191,7 @@ var hooks = map[string]Hook{
 	},
 	"ALE_AUTH_CONNECT": {
 		Name: "cgroup connect, sendmsg; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, netfilter", Fidelity: Exact,
-		Differs:   "a UDP socket that is connected is judged when it connects, not when it first sends",
+		Differs:   "a UDP socket that is connected is judged when it connects, not when it first sends; a call has no packet yet, so that its event has no data offset",
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT_DISCARD": aleDiscardHook("connects"),
