@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "event.h"
+#include "discard.h"
 #include "identity.h"
 #include "interface.h"
 
@@ -31,24 +31,31 @@
 
 static __always_inline int is_assignment(__u32 layer)
 {
-	return (layer & ~2U) == WFP_ALE_RESOURCE_ASSIGNMENT_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_ALE_RESOURCE_ASSIGNMENT_V4;
+}
+
+/* RESOURCE_ASSIGNMENT, AUTH_LISTEN, and their discard layers: of a socket without a peer */
+static __always_inline int is_of_address(__u32 layer)
+{
+	return layer - WFP_ALE_RESOURCE_ASSIGNMENT_V4 <=
+	       WFP_ALE_AUTH_LISTEN_V6_DISCARD - WFP_ALE_RESOURCE_ASSIGNMENT_V4;
 }
 
 static __always_inline int is_connect(__u32 layer)
 {
-	return (layer & ~2U) == WFP_ALE_AUTH_CONNECT_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_ALE_AUTH_CONNECT_V4;
 }
 
 static __always_inline int is_established(__u32 layer)
 {
-	return (layer & ~2U) == WFP_ALE_FLOW_ESTABLISHED_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_ALE_FLOW_ESTABLISHED_V4;
 }
 
-/* AUTH_RECV_ACCEPT, AUTH_CONNECT */
+/* AUTH_RECV_ACCEPT, AUTH_CONNECT, and their discard layers */
 static __always_inline int is_authorisation(__u32 layer)
 {
 	return layer - WFP_ALE_AUTH_RECV_ACCEPT_V4 <=
-	       WFP_ALE_AUTH_CONNECT_V6 - WFP_ALE_AUTH_RECV_ACCEPT_V4;
+	       WFP_ALE_AUTH_CONNECT_V6_DISCARD - WFP_ALE_AUTH_RECV_ACCEPT_V4;
 }
 
 /* RESOURCE_RELEASE, ENDPOINT_CLOSURE: is_v6 does not hold of these, which have no
@@ -59,15 +66,27 @@ static __always_inline int is_end(__u32 layer)
 	       WFP_ALE_ENDPOINT_CLOSURE_V6 - WFP_ALE_RESOURCE_RELEASE_V4;
 }
 
+static __always_inline int is_connect_redirect(__u32 layer)
+{
+	return layer - WFP_ALE_CONNECT_REDIRECT_V4 < 2;
+}
+
+static __always_inline int is_bind_redirect(__u32 layer)
+{
+	return layer - WFP_ALE_BIND_REDIRECT_V4 < 2;
+}
+
 /* Whether the layer has remote fields, and the socket a peer. */
 static __always_inline int has_remote(const struct wfp_tuple *t)
 {
-	return is_end(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_assignment(t->layer);
+	if (is_end(t->layer) || is_bind_redirect(t->layer))
+		return t->known & WFP_KNOWN_REMOTE;
+	return !is_of_address(t->layer);
 }
 
 static __always_inline int is_transport_out(__u32 layer)
 {
-	return (layer & ~2U) == WFP_OUTBOUND_TRANSPORT_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_OUTBOUND_TRANSPORT_V4;
 }
 
 /* Puts the interface fields of a layer (ale.md 2: an accept has an arrival
@@ -99,7 +118,7 @@ static __always_inline __u32 ale_flags(const struct wfp_tuple *t, struct wfp_soc
 	__u32 tables = tables_of(t->generation), flags = t->flags;
 	void *table;
 
-	if (is_assignment(t->layer) || is_end(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
+	if (is_of_address(t->layer) || is_end(t->layer) || t->ifindex != WFP_LOOPBACK_IFINDEX)
 		return flags;
 	flags |= WFP_FLAG_IS_LOOPBACK;
 	if (!is_authorisation(t->layer))
@@ -129,7 +148,8 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put_address(v, WFP_SLOT_LOCAL_ADDRESS, t->local);
 	}
 	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, t->local_type);
-	if (t->known & WFP_KNOWN_LOCAL_PORT)
+	if (t->known & WFP_KNOWN_LOCAL_PORT &&
+	    !(t->known & WFP_KNOWN_NOT_PICKED && t->layer & WFP_DISCARD))
 		put(v, WFP_SLOT_LOCAL_PORT, t->local_port);
 	put(v, WFP_SLOT_PROTOCOL, t->protocol);
 	put(v, WFP_SLOT_FLAGS, WFP_USES(l, FLAGS) ? ale_flags(t, s) : 0);
@@ -137,10 +157,13 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put_address(v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
 		put(v, WFP_SLOT_REMOTE_PORT, t->remote_port);
 	}
-	if (is_connect(t->layer) || is_established(t->layer))
+	if (is_connect(t->layer) || is_established(t->layer) || is_connect_redirect(t->layer))
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
 	if (is_established(t->layer))
 		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
+	if (is_assignment(t->layer) && WFP_USES(l, PROMISCUOUS_MODE))
+		put(v, WFP_SLOT_PROMISCUOUS_MODE,
+		    t->known & WFP_KNOWN_PROMISCUOUS ? WFP_SIO_RCVALL | t->remote_port : 0);
 	if (WFP_USES_INTERFACE(l))
 		put_ale_interface(v, t);
 	if (l->used & (1U << WFP_SLOT_APP | 1U << WFP_SLOT_USER | 1U << WFP_SLOT_PACKAGE))
@@ -148,16 +171,10 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 	return 1;
 }
 
-/* Counts a verdict and reports it. */
-__noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+/* Says in an event what was judged. */
+static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_tuple *t,
+					  const struct wfp_socket *s)
 {
-	struct wfp_event *e;
-
-	if (!t)
-		return 0;
-	e = report(t->generation, verdict);
-	if (!e)
-		return 0;
 	e->layer = t->layer;
 	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
 		e->local[0] = t->local[0];
@@ -170,7 +187,8 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 	}
 	e->local_port = t->local_port;
 	e->protocol = t->protocol;
-	e->outbound = is_connect(t->layer) || is_transport_out(t->layer) ||
+	e->outbound = is_connect(t->layer) || is_connect_redirect(t->layer) ||
+		      is_transport_out(t->layer) ||
 		      t->known & WFP_KNOWN_OUTBOUND;
 	e->ifindex = t->ifindex;
 	if (s) {
@@ -180,22 +198,82 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 		e->uid = s->uid;
 		if (is_established(t->layer) || is_end(t->layer))
 			e->flow = s->flow;
+		/* the flags of a discard layer are lent */
+		if (is_connect(t->layer) && !(t->layer & WFP_DISCARD) &&
+		    t->flags & WFP_FLAG_IS_CONNECTION_REDIRECTED) {
+			e->original[0] = s->asked[0];
+			e->original[1] = s->asked[1];
+			e->original_port = s->asked_port;
+		}
 	}
+}
+
+/* Counts a verdict and reports it. */
+__noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+{
+	struct wfp_event *e;
+
+	if (!t)
+		return 0;
+	e = report(t->generation, verdict);
+	if (!e)
+		return 0;
+	put_ale_event(e, t, s);
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
 
-/* Classifies at an ALE layer. Returns 1 where the verdict is block. */
+/*
+ * A tuple that was blocked holds what blocked it in place of its flags, which nobody
+ * asks for any more once the discard layer's values are there: there is no stack left
+ * to keep it elsewhere meanwhile.
+ */
+static __always_inline void lend_flags(struct wfp_tuple *t, __u64 blocked)
+{
+	t->flags = filter_decided(blocked) ? (__u32)blocked : ~0U;
+}
+
+/* Counts and reports the verdict of a discard layer; the tuple's flags are lent. */
+__noinline int wfp_ale_discarded(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+{
+	struct wfp_event *e;
+
+	if (!t)
+		return 0;
+	e = report(t->generation, verdict);
+	if (e) {
+		put_ale_event(e, t, s);
+		put_blocker(e, t->generation,
+			    t->flags != ~0U ? WFP_VERDICT_BLOCK | t->flags : 0);
+		bpf_ringbuf_submit(e, 0);
+	}
+	return 0;
+}
+
+/* Classifies at an ALE layer and, where that blocks, at its discard layer. Returns 1
+ * where the verdict is block; then the tuple has no flags any more. */
 __noinline int wfp_ale(struct wfp_tuple *t, struct wfp_socket *s)
 {
 	struct wfp_values v = {};
 	__u64 verdict;
 
-	if (!wfp_ale_values(t, s, &v))
+	if (!t || !wfp_ale_values(t, s, &v))
 		return 0;
 	verdict = wfp_arbitrate(&v);
 	wfp_ale_report(t, s, verdict);
-	return !!(verdict & WFP_VERDICT_BLOCK);
+	if (!(verdict & WFP_VERDICT_BLOCK))
+		return 0;
+	if (!has_discard(t->layer))
+		return 1;
+	__builtin_memset(&v, 0, sizeof(v));
+	t->layer |= WFP_DISCARD;
+	v.is[0] = verdict; /* where it is not in the way until the next one is sought */
+	if (wfp_ale_values(t, s, &v)) {
+		lend_flags(t, v.is[0]);
+		wfp_ale_discarded(t, s, wfp_arbitrate(&v));
+	}
+	t->layer &= ~WFP_DISCARD;
+	return 1;
 }
 
 static __always_inline int is_mapped(const __u64 address[2])

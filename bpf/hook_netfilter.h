@@ -168,7 +168,7 @@ __noinline __u64 wfp_transport_verdict(struct wfp_tuple *t)
 	}
 	put(&v, WFP_SLOT_FLAGS,
 	    t->flags | (t->ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0));
-	if (WFP_USES_INTERFACE(l)) {
+	if (t->ifindex && WFP_USES_INTERFACE(l)) {
 		link = find_link(t->generation, t->ifindex);
 		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
 		if (link)
@@ -308,6 +308,18 @@ __noinline int wfp_note_nf(struct bpf_nf_ctx *ctx, __u32 layer, __u64 verdict)
 	return 0;
 }
 
+/* Makes a blocked packet's layer the discard layer, if that has filters: else returns
+ * 0. A layer without tests of flags did not look whose the packet is. */
+__noinline int wfp_transport_discards(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
+{
+	if (!t || !find_discard(t->generation, t->layer))
+		return 0;
+	if (is_transport_out(t->layer) && from_raw_socket(ctx->skb))
+		t->flags = WFP_FLAG_IS_RAW_ENDPOINT;
+	t->layer |= WFP_DISCARD;
+	return 1;
+}
+
 /* Judges a packet and reports; a verdict that was found to be kept on it stands.
  * Returns what the hook does. */
 __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 flags, __u64 stamp,
@@ -319,6 +331,8 @@ __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 fl
 		.flags = flags,
 	};
 	int read = wfp_transport_tuple(ctx, &t);
+	struct wfp_tuple *tuple = &t;
+	__u64 discarded;
 
 	if (read < 0) {
 		count(WFP_COUNTER_UNREADABLE);
@@ -330,11 +344,20 @@ __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 fl
 		verdict = wfp_transport_kept(&t, stamp);
 	if (verdict == WFP_VERDICT_NOT_KEPT) {
 		verdict = wfp_transport_verdict(&t);
-		wfp_transport_keep(&t, stamp, verdict);
+		/* or clang keeps the tuple's address, for which there is no stack */
+		asm volatile("" : "+r"(tuple));
+		wfp_transport_keep(tuple, stamp, verdict);
 	}
 	wfp_note_nf(ctx, t.layer, verdict);
 	wfp_ale_report(&t, NULL, verdict);
-	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
+	if (!(verdict & WFP_VERDICT_BLOCK))
+		return NF_ACCEPT;
+	if (!wfp_transport_discards(ctx, &t))
+		return NF_DROP;
+	discarded = wfp_transport_verdict(&t);
+	lend_flags(&t, verdict);
+	wfp_ale_discarded(&t, NULL, discarded);
+	return NF_DROP;
 }
 
 /* Judges a packet at a transport layer. */

@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "packet.h"
 #include "parts.h"
+#include "redirect.h"
 
 #define WFP_PASS 1
 #define WFP_DROP 0
@@ -82,6 +83,17 @@ static __always_inline int tcp_judged(struct __sk_buff *skb, __u32 layer)
 	       find_layer(generation, WFP_ALE_RESOURCE_ASSIGNMENT_V4 | v6);
 }
 
+/* The same of a listener, whose SYNs may be of the other family than it is. */
+static __always_inline int listener_judged(struct __sk_buff *skb)
+{
+	__u32 generation = active_generation();
+
+	return tcp_judged(skb, WFP_ALE_AUTH_RECV_ACCEPT_V4) ||
+	       find_layer(generation, WFP_ALE_RESOURCE_ASSIGNMENT_V6) ||
+	       find_layer(generation, WFP_ALE_AUTH_LISTEN_V4) ||
+	       find_layer(generation, WFP_ALE_AUTH_LISTEN_V6);
+}
+
 SEC("cgroup_skb/ingress")
 int wfp_skb_ingress(struct __sk_buff *skb)
 {
@@ -95,12 +107,13 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 		return WFP_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || (sk->protocol != IPPROTO_UDP &&
-		    (sk->state != BPF_TCP_LISTEN ||
-		     !tcp_judged(skb, WFP_ALE_AUTH_RECV_ACCEPT_V4))))
+		    (sk->state != BPF_TCP_LISTEN || !listener_judged(skb))))
 		return WFP_PASS;
 	s = skb_socket(sk);
 	if (!s)
 		return WFP_PASS;
+	if (s->state & (WFP_SOCKET_RA_BLOCKED | WFP_SOCKET_LISTEN_BLOCKED))
+		return WFP_DROP;
 	read = wfp_packet_tuple(skb, &t, 0);
 	if (read < 0 && find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6)) {
 		count(WFP_COUNTER_UNREADABLE);
@@ -108,8 +121,6 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 	}
 	if (read <= 0)
 		return WFP_PASS;
-	if (s->state & WFP_SOCKET_RA_BLOCKED)
-		return WFP_DROP;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
 		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
@@ -202,8 +213,10 @@ int wfp_skb_egress(struct __sk_buff *skb)
 		t.destination_type = packet_type(t.remote, t.layer);
 	if (!authorised) {
 		wfp_note_skb(skb, t.layer, 1, WFP_VERDICT_BLOCK);
+		t.flags = wfp_was_redirected(&t, s, cookie);
 		if (wfp_ale(&t, s))
 			return WFP_DROP;
+		t.flags = 0;
 	}
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
 	if (cookie) {

@@ -22,6 +22,9 @@ type (
 	Route      = WFPWfpRoute
 	Config     = WFPWfpConfig
 	Event      = WFPWfpEvent
+	TargetKey  = WFPWfpTargetKey
+	End        = WFPWfpEnd
+	Drop       = WFPWfpDrop
 	Case       = WFPWfpCase
 	JudgeRun   = WFPWfpJudgeRun
 )
@@ -53,6 +56,8 @@ const (
 	Added        = int(WFPWfpLimitWFP_ADDED)
 	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
 	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
+	Redirects    = int(WFPWfpLimitWFP_REDIRECTS)
+	Span         = int(WFPWfpLimitWFP_SPAN)
 	Line         = int(WFPWfpLimitWFP_LINE)
 	LinePoints   = int(WFPWfpLimitWFP_LINE_POINTS)
 	MaxLines     = int(WFPWfpLimitWFP_MAX_LINES)
@@ -73,6 +78,10 @@ const (
 	// StampUnsettled marks a stamp while the tables in force are being changed
 	// (WFP_STAMP_UNSETTLED).
 	StampUnsettled = uint64(1) << 63
+
+	// DropReasons is how many drop reasons of the kernel there is room for
+	// (WFP_DROP_REASONS).
+	DropReasons = 512
 
 	// NodeCells is the cells of a node (WFP_NODE_CELLS).
 	NodeCells = 256

@@ -14,27 +14,53 @@
 /* FWPS layer ids of the layers that run (fwpstypes.h). */
 enum wfp_layer_id {
 	WFP_INBOUND_IPPACKET_V4 = 0,
+	WFP_INBOUND_IPPACKET_V4_DISCARD = 1,
 	WFP_INBOUND_IPPACKET_V6 = 2,
+	WFP_INBOUND_IPPACKET_V6_DISCARD = 3,
 	WFP_OUTBOUND_IPPACKET_V4 = 4,
+	WFP_OUTBOUND_IPPACKET_V4_DISCARD = 5,
 	WFP_OUTBOUND_IPPACKET_V6 = 6,
+	WFP_OUTBOUND_IPPACKET_V6_DISCARD = 7,
 	WFP_IPFORWARD_V4 = 8,
+	WFP_IPFORWARD_V4_DISCARD = 9,
 	WFP_IPFORWARD_V6 = 10,
+	WFP_IPFORWARD_V6_DISCARD = 11,
 	WFP_INBOUND_TRANSPORT_V4 = 12,
+	WFP_INBOUND_TRANSPORT_V4_DISCARD = 13,
 	WFP_INBOUND_TRANSPORT_V6 = 14,
+	WFP_INBOUND_TRANSPORT_V6_DISCARD = 15,
 	WFP_OUTBOUND_TRANSPORT_V4 = 16,
+	WFP_OUTBOUND_TRANSPORT_V4_DISCARD = 17,
 	WFP_OUTBOUND_TRANSPORT_V6 = 18,
+	WFP_OUTBOUND_TRANSPORT_V6_DISCARD = 19,
 	WFP_INBOUND_ICMP_ERROR_V4 = 28,
+	WFP_INBOUND_ICMP_ERROR_V4_DISCARD = 29,
 	WFP_INBOUND_ICMP_ERROR_V6 = 30,
+	WFP_INBOUND_ICMP_ERROR_V6_DISCARD = 31,
 	WFP_OUTBOUND_ICMP_ERROR_V4 = 32,
+	WFP_OUTBOUND_ICMP_ERROR_V4_DISCARD = 33,
 	WFP_OUTBOUND_ICMP_ERROR_V6 = 34,
+	WFP_OUTBOUND_ICMP_ERROR_V6_DISCARD = 35,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V4 = 36,
+	WFP_ALE_RESOURCE_ASSIGNMENT_V4_DISCARD = 37,
 	WFP_ALE_RESOURCE_ASSIGNMENT_V6 = 38,
+	WFP_ALE_RESOURCE_ASSIGNMENT_V6_DISCARD = 39,
+	WFP_ALE_AUTH_LISTEN_V4 = 40,
+	WFP_ALE_AUTH_LISTEN_V4_DISCARD = 41,
+	WFP_ALE_AUTH_LISTEN_V6 = 42,
+	WFP_ALE_AUTH_LISTEN_V6_DISCARD = 43,
 	WFP_ALE_AUTH_RECV_ACCEPT_V4 = 44,
+	WFP_ALE_AUTH_RECV_ACCEPT_V4_DISCARD = 45,
 	WFP_ALE_AUTH_RECV_ACCEPT_V6 = 46,
+	WFP_ALE_AUTH_RECV_ACCEPT_V6_DISCARD = 47,
 	WFP_ALE_AUTH_CONNECT_V4 = 48,
+	WFP_ALE_AUTH_CONNECT_V4_DISCARD = 49,
 	WFP_ALE_AUTH_CONNECT_V6 = 50,
+	WFP_ALE_AUTH_CONNECT_V6_DISCARD = 51,
 	WFP_ALE_FLOW_ESTABLISHED_V4 = 52,
+	WFP_ALE_FLOW_ESTABLISHED_V4_DISCARD = 53,
 	WFP_ALE_FLOW_ESTABLISHED_V6 = 54,
+	WFP_ALE_FLOW_ESTABLISHED_V6_DISCARD = 55,
 	WFP_INBOUND_MAC_FRAME_ETHERNET = 56,
 	WFP_OUTBOUND_MAC_FRAME_ETHERNET = 57,
 	WFP_INBOUND_MAC_FRAME_NATIVE = 58,
@@ -43,6 +69,10 @@ enum wfp_layer_id {
 	WFP_ALE_RESOURCE_RELEASE_V6 = 63,
 	WFP_ALE_ENDPOINT_CLOSURE_V4 = 64,
 	WFP_ALE_ENDPOINT_CLOSURE_V6 = 65,
+	WFP_ALE_CONNECT_REDIRECT_V4 = 66, /* here V6 is the next one */
+	WFP_ALE_CONNECT_REDIRECT_V6 = 67,
+	WFP_ALE_BIND_REDIRECT_V4 = 68,
+	WFP_ALE_BIND_REDIRECT_V6 = 69,
 	WFP_STREAM_PACKET_V4 = 70,
 	WFP_STREAM_PACKET_V6 = 71,
 	WFP_INGRESS_VSWITCH_ETHERNET = 72,
@@ -98,6 +128,7 @@ enum wfp_slot {
 	WFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE = WFP_SLOT_LOCAL_ADDRESS_TYPE,
 	WFP_SLOT_EMBEDDED_PROTOCOL = WFP_SLOT_PROTOCOL,
 	WFP_SLOT_DIRECTION = WFP_SLOT_ORIGINAL_PROFILE,
+	WFP_SLOT_PROMISCUOUS_MODE = WFP_SLOT_ORIGINAL_PROFILE,
 
 	WFP_SLOT_MAC_LOCAL = 0,
 	WFP_SLOT_MAC_REMOTE = 1,
@@ -133,9 +164,13 @@ enum wfp_flag {
 	WFP_FLAG_IS_FRAGMENT = 0x20,
 	WFP_FLAG_IS_OUTBOUND_PASS_THRU = 0x40000,
 	WFP_FLAG_IS_INBOUND_PASS_THRU = 0x80000,
+	WFP_FLAG_IS_CONNECTION_REDIRECTED = 0x100000,
 	WFP_FLAG_IS_APPCONTAINER_LOOPBACK = 0x400000,
 	WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK = 0x800000,
 };
+
+/* What is common to SIO_RCVALL (1) and SIO_RCVALL_MCAST (2); mstcpip.h. */
+#define WFP_SIO_RCVALL 0x98000000U
 
 /* FWP_ACTION_TYPE values that a verdict can hold. */
 enum wfp_action {
@@ -181,6 +216,7 @@ enum wfp_limit {
 	WFP_ADDED = 64,          /* filters of a layer that an edition adds to its tables */
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
+	WFP_REDIRECTS = 4096,    /* filters of a policy that redirect */
 };
 
 _Static_assert(WFP_PAGES_branches * WFP_PAGE_branches <= WFP_MAX_BRANCHES,
@@ -510,6 +546,10 @@ enum wfp_known {
 	WFP_KNOWN_LOCAL_PORT = 0x2,
 	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
+	WFP_KNOWN_REDIRECTED = 0x10, /* a bind: the local end is not what it asked for */
+	WFP_KNOWN_NOT_PICKED = 0x40, /* the local port stands for one that is not picked yet */
+	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
+	WFP_KNOWN_PROMISCUOUS = 0x80,
 };
 
 /* The configuration of this instance; constant between attach and detach. */
@@ -536,6 +576,10 @@ struct wfp_socket {
 	__u64 ac_local[2]; /* local address that it was judged with */
 	__u64 self; /* address of the socket that was identified: another's, if this was accepted */
 	__u64 flow;   /* id that events at the layers of a flow's begin and end carry */
+	__u64 started; /* when the process was: with its pid, which process it is */
+	__u64 asked[2]; /* by the last call that was redirected, as in struct wfp_tuple */
+	__u32 asked_port;
+	__u32 pad;
 };
 
 enum wfp_socket_state {
@@ -549,6 +593,8 @@ enum wfp_socket_state {
 	WFP_SOCKET_OLD = 0x80,      /* older than the engine: was it accepted? */
 	WFP_SOCKET_RELEASED = 0x100, /* closed by its program; TCP has not ended yet */
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
+	WFP_SOCKET_REDIRECTED = 0x800, /* its last connect was */
+	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
 };
 
 /* An authorised flow of a socket without connections (UDP). */
@@ -583,6 +629,76 @@ enum wfp_part {
 	WFP_PART_DATA = 0x4,
 };
 
+/*
+ * Redirection. Addresses are IPv6 ones here, of IPv4 the mapped form; halves and ports
+ * are in host order.
+ */
+
+/* Where a filter that calls the callout `redirect` leads: its provider context. */
+struct wfp_target_key {
+	__u64 filter_id;
+	__u32 edition;
+	__u32 pad;
+};
+
+struct wfp_end {
+	__u64 address[2];
+	__u32 port;
+	__u32 pad;
+};
+
+/* What a socket asked for and what it was given. */
+struct wfp_redirected {
+	struct wfp_end asked;    /* the peer that connect named */
+	struct wfp_end peer;     /* the one that it has */
+	struct wfp_end name;     /* the local end that bind named */
+	struct wfp_end bound;    /* the one that it has; port 0: one that the kernel picked */
+	struct wfp_end original; /* accepted: what the client asked for, the redirect record */
+	__u32 known; /* enum wfp_redirected_known */
+	__u32 pad;
+};
+
+enum wfp_redirected_known {
+	WFP_REDIRECTED_PEER = 1,
+	WFP_REDIRECTED_NAME = 2,
+	WFP_REDIRECTED_ORIGINAL = 4,
+};
+
+/* An end that stands for another one, of a socket. */
+struct wfp_redirect_key {
+	__u64 cookie; /* NAME: 0 */
+	struct wfp_end end;
+	__u32 of; /* enum wfp_redirect_of */
+	__u32 pad;
+};
+
+enum wfp_redirect_of {
+	WFP_REDIRECT_SENT = 0,   /* a destination of datagrams: where they go */
+	WFP_REDIRECT_ANSWER = 1, /* where datagrams go: the destination */
+	WFP_REDIRECT_NAME = 2,   /* where a TCP socket is bound: the end that bind named */
+};
+
+struct wfp_redirect {
+	struct wfp_end end;
+	__u64 last; /* ns since boot of the last datagram */
+};
+
+/* A TCP connection by its ends, as the side sees it that opened it. */
+struct wfp_record_key {
+	__u64 local[2];
+	__u64 remote[2];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 pad;
+};
+
+/* A process. */
+struct wfp_process {
+	__u64 started;
+	__u32 pid;
+	__u32 pad;
+};
+
 /* A net event, FWPM_NET_EVENT_CLASSIFY_DROP and _ALLOW. */
 struct wfp_event {
 	__u64 time; /* ns since boot */
@@ -600,9 +716,26 @@ struct wfp_event {
 	__u16 remote_port;
 	__u8 protocol;
 	__u8 outbound;
-	__u8 pad[2];
+	__u8 discard_module; /* discard layers: enum wfp_discard_module */
+	__u8 pad;
 	__u64 flow; /* pairs ALE_FLOW_ESTABLISHED, _ENDPOINT_CLOSURE, _RESOURCE_RELEASE; else 0 */
+	__u64 discard_filter; /* discard layers: the filter that blocked; else 0 */
+	__u32 discard_reason; /* discard layers: as the module numbers its reasons */
+	__u32 original_port; /* not 0: it was redirected */
+	__u64 original[2]; /* ALE_AUTH_CONNECT, redirected: the destination before */
 	struct wfp_parts parts; /* of another layer: those of this packet are not known */
+};
+
+/* FWPS_DISCARD_MODULE0: who discarded, and so what the reason's number means. */
+enum wfp_discard_module {
+	WFP_DISCARD_NETWORK = 0,   /* IP_DISCARD_REASON */
+	WFP_DISCARD_TRANSPORT = 1, /* INET_DISCARD_REASON */
+	WFP_DISCARD_GENERAL = 2,   /* FWPS_GENERAL_DISCARD_REASON */
+};
+
+/* FWPS_GENERAL_DISCARD_REASON0 */
+enum wfp_discard_reason {
+	WFP_DISCARD_FIREWALL_POLICY = 0, /* a filter blocked */
 };
 
 enum wfp_counter {
@@ -612,6 +745,31 @@ enum wfp_counter {
 	WFP_COUNTER_NO_LINK = 3,     /* packets on an interface the tables do not know */
 	WFP_COUNTER_UNREADABLE = 4,  /* packets dropped because their headers cannot be read */
 	WFP_COUNTERS = 5,
+};
+
+/* How far a packet had come that the kernel dropped. */
+enum wfp_drop_stage {
+	WFP_DROP_ARRIVED = 0,   /* it came in, and was not routed yet */
+	WFP_DROP_DELIVERED = 1, /* it was for this host */
+	WFP_DROP_FORWARDED = 2, /* it was to be passed on */
+	WFP_DROP_SENT = 3,      /* this host sent it */
+	WFP_DROP_STAGES = 4,
+};
+
+#define WFP_DROP_REASONS 512 /* room for the kernel's numbers (enum skb_drop_reason) */
+
+/* Where a drop is classified, and what its discard metadata say. */
+struct wfp_drop_at {
+	__u16 layer; /* the V4 one; 0: WFP has no discard for it */
+	__u16 module; /* enum wfp_discard_module */
+	__u32 reason;
+};
+
+/* What a drop reason of the kernel is to WFP. */
+struct wfp_drop {
+	struct wfp_drop_at at[WFP_DROP_STAGES];
+	__u32 discards; /* 0: nothing, at no stage */
+	__u32 queued; /* 1: the packet is in a socket's queue */
 };
 
 /* A case for the judge. */

@@ -101,26 +101,76 @@ type WFPWfpCut struct {
 	Branch uint32
 }
 
+type WFPWfpDiscardModule uint32
+
+const (
+	WFPWfpDiscardModuleWFP_DISCARD_NETWORK   WFPWfpDiscardModule = 0
+	WFPWfpDiscardModuleWFP_DISCARD_TRANSPORT WFPWfpDiscardModule = 1
+	WFPWfpDiscardModuleWFP_DISCARD_GENERAL   WFPWfpDiscardModule = 2
+)
+
+type WFPWfpDiscardReason uint32
+
+const (
+	WFPWfpDiscardReasonWFP_DISCARD_FIREWALL_POLICY WFPWfpDiscardReason = 0
+)
+
+type WFPWfpDrop struct {
+	_        structs.HostLayout
+	At       [4]WFPWfpDropAt
+	Discards uint32
+	Queued   uint32
+}
+
+type WFPWfpDropAt struct {
+	_      structs.HostLayout
+	Layer  uint16
+	Module uint16
+	Reason uint32
+}
+
+type WFPWfpDropStage uint32
+
+const (
+	WFPWfpDropStageWFP_DROP_ARRIVED   WFPWfpDropStage = 0
+	WFPWfpDropStageWFP_DROP_DELIVERED WFPWfpDropStage = 1
+	WFPWfpDropStageWFP_DROP_FORWARDED WFPWfpDropStage = 2
+	WFPWfpDropStageWFP_DROP_SENT      WFPWfpDropStage = 3
+	WFPWfpDropStageWFP_DROP_STAGES    WFPWfpDropStage = 4
+)
+
+type WFPWfpEnd struct {
+	_       structs.HostLayout
+	Address [2]uint64
+	Port    uint32
+	Pad     uint32
+}
+
 type WFPWfpEvent struct {
-	_          structs.HostLayout
-	Time       uint64
-	FilterId   uint64
-	Inode      uint64
-	Local      [2]uint64
-	Remote     [2]uint64
-	Layer      uint32
-	Action     uint32
-	Dev        uint32
-	Pid        uint32
-	Uid        uint32
-	Ifindex    uint32
-	LocalPort  uint16
-	RemotePort uint16
-	Protocol   uint8
-	Outbound   uint8
-	Pad        [2]uint8
-	Flow       uint64
-	Parts      WFPWfpParts
+	_             structs.HostLayout
+	Time          uint64
+	FilterId      uint64
+	Inode         uint64
+	Local         [2]uint64
+	Remote        [2]uint64
+	Layer         uint32
+	Action        uint32
+	Dev           uint32
+	Pid           uint32
+	Uid           uint32
+	Ifindex       uint32
+	LocalPort     uint16
+	RemotePort    uint16
+	Protocol      uint8
+	Outbound      uint8
+	DiscardModule uint8
+	Pad           uint8
+	Flow          uint64
+	DiscardFilter uint64
+	DiscardReason uint32
+	OriginalPort  uint32
+	Original      [2]uint64
+	Parts         WFPWfpParts
 }
 
 type WFPWfpField struct {
@@ -165,6 +215,7 @@ const (
 	WFPWfpFlagWFP_FLAG_IS_FRAGMENT                  WFPWfpFlag = 32
 	WFPWfpFlagWFP_FLAG_IS_OUTBOUND_PASS_THRU        WFPWfpFlag = 262144
 	WFPWfpFlagWFP_FLAG_IS_INBOUND_PASS_THRU         WFPWfpFlag = 524288
+	WFPWfpFlagWFP_FLAG_IS_CONNECTION_REDIRECTED     WFPWfpFlag = 1048576
 	WFPWfpFlagWFP_FLAG_IS_APPCONTAINER_LOOPBACK     WFPWfpFlag = 4194304
 	WFPWfpFlagWFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK WFPWfpFlag = 8388608
 )
@@ -226,45 +277,75 @@ const (
 type WFPWfpLayerId uint32
 
 const (
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4          WFPWfpLayerId = 0
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6          WFPWfpLayerId = 2
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4         WFPWfpLayerId = 4
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6         WFPWfpLayerId = 6
-	WFPWfpLayerIdWFP_IPFORWARD_V4                 WFPWfpLayerId = 8
-	WFPWfpLayerIdWFP_IPFORWARD_V6                 WFPWfpLayerId = 10
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4         WFPWfpLayerId = 12
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6         WFPWfpLayerId = 14
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4        WFPWfpLayerId = 16
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6        WFPWfpLayerId = 18
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4        WFPWfpLayerId = 28
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6        WFPWfpLayerId = 30
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4       WFPWfpLayerId = 32
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 34
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6          WFPWfpLayerId = 50
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4      WFPWfpLayerId = 52
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6      WFPWfpLayerId = 54
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET   WFPWfpLayerId = 56
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 57
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE     WFPWfpLayerId = 58
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 59
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4      WFPWfpLayerId = 62
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6      WFPWfpLayerId = 63
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4      WFPWfpLayerId = 64
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6      WFPWfpLayerId = 65
-	WFPWfpLayerIdWFP_STREAM_PACKET_V4             WFPWfpLayerId = 70
-	WFPWfpLayerIdWFP_STREAM_PACKET_V6             WFPWfpLayerId = 71
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET     WFPWfpLayerId = 72
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET      WFPWfpLayerId = 73
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4 WFPWfpLayerId = 74
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6 WFPWfpLayerId = 75
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4  WFPWfpLayerId = 76
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6  WFPWfpLayerId = 77
-	WFPWfpLayerIdWFP_LAYERS                       WFPWfpLayerId = 128
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4               WFPWfpLayerId = 0
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4DISCARD        WFPWfpLayerId = 1
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6               WFPWfpLayerId = 2
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6DISCARD        WFPWfpLayerId = 3
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4              WFPWfpLayerId = 4
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4DISCARD       WFPWfpLayerId = 5
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6              WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6DISCARD       WFPWfpLayerId = 7
+	WFPWfpLayerIdWFP_IPFORWARD_V4                      WFPWfpLayerId = 8
+	WFPWfpLayerIdWFP_IPFORWARD_V4DISCARD               WFPWfpLayerId = 9
+	WFPWfpLayerIdWFP_IPFORWARD_V6                      WFPWfpLayerId = 10
+	WFPWfpLayerIdWFP_IPFORWARD_V6DISCARD               WFPWfpLayerId = 11
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4              WFPWfpLayerId = 12
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4DISCARD       WFPWfpLayerId = 13
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6              WFPWfpLayerId = 14
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6DISCARD       WFPWfpLayerId = 15
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4             WFPWfpLayerId = 16
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4DISCARD      WFPWfpLayerId = 17
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6             WFPWfpLayerId = 18
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6DISCARD      WFPWfpLayerId = 19
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4             WFPWfpLayerId = 28
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4DISCARD      WFPWfpLayerId = 29
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6             WFPWfpLayerId = 30
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6DISCARD      WFPWfpLayerId = 31
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4            WFPWfpLayerId = 32
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4DISCARD     WFPWfpLayerId = 33
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6            WFPWfpLayerId = 34
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6DISCARD     WFPWfpLayerId = 35
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4        WFPWfpLayerId = 36
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4DISCARD WFPWfpLayerId = 37
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6        WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6DISCARD WFPWfpLayerId = 39
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4                WFPWfpLayerId = 40
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4DISCARD         WFPWfpLayerId = 41
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6                WFPWfpLayerId = 42
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6DISCARD         WFPWfpLayerId = 43
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4           WFPWfpLayerId = 44
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4DISCARD    WFPWfpLayerId = 45
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6           WFPWfpLayerId = 46
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6DISCARD    WFPWfpLayerId = 47
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4               WFPWfpLayerId = 48
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4DISCARD        WFPWfpLayerId = 49
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6               WFPWfpLayerId = 50
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6DISCARD        WFPWfpLayerId = 51
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4           WFPWfpLayerId = 52
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4DISCARD    WFPWfpLayerId = 53
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6           WFPWfpLayerId = 54
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6DISCARD    WFPWfpLayerId = 55
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET        WFPWfpLayerId = 56
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET       WFPWfpLayerId = 57
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE          WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE         WFPWfpLayerId = 59
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4           WFPWfpLayerId = 62
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6           WFPWfpLayerId = 63
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4           WFPWfpLayerId = 64
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6           WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V4           WFPWfpLayerId = 66
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V6           WFPWfpLayerId = 67
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V4              WFPWfpLayerId = 68
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V6              WFPWfpLayerId = 69
+	WFPWfpLayerIdWFP_STREAM_PACKET_V4                  WFPWfpLayerId = 70
+	WFPWfpLayerIdWFP_STREAM_PACKET_V6                  WFPWfpLayerId = 71
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET          WFPWfpLayerId = 72
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET           WFPWfpLayerId = 73
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4      WFPWfpLayerId = 74
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6      WFPWfpLayerId = 75
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4       WFPWfpLayerId = 76
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6       WFPWfpLayerId = 77
+	WFPWfpLayerIdWFP_LAYERS                            WFPWfpLayerId = 128
 )
 
 type WFPWfpLimit uint32
@@ -304,6 +385,7 @@ const (
 	WFPWfpLimitWFP_ADDED          WFPWfpLimit = 64
 	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
+	WFPWfpLimitWFP_REDIRECTS      WFPWfpLimit = 4096
 )
 
 type WFPWfpLink struct {
@@ -424,6 +506,7 @@ const (
 	WFPWfpSlotWFP_SLOT_EMBEDDED_LOCAL_ADDRESS_TYPE WFPWfpSlot = 2
 	WFPWfpSlotWFP_SLOT_EMBEDDED_PROTOCOL           WFPWfpSlot = 4
 	WFPWfpSlotWFP_SLOT_DIRECTION                   WFPWfpSlot = 15
+	WFPWfpSlotWFP_SLOT_PROMISCUOUS_MODE            WFPWfpSlot = 15
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL                   WFPWfpSlot = 0
 	WFPWfpSlotWFP_SLOT_MAC_REMOTE                  WFPWfpSlot = 1
 	WFPWfpSlotWFP_SLOT_MAC_LOCAL_TYPE              WFPWfpSlot = 2
@@ -458,6 +541,17 @@ type WFPWfpSocket struct {
 	AcLocal     [2]uint64
 	Self        uint64
 	Flow        uint64
+	Started     uint64
+	Asked       [2]uint64
+	AskedPort   uint32
+	Pad         uint32
+}
+
+type WFPWfpTargetKey struct {
+	_        structs.HostLayout
+	FilterId uint64
+	Edition  uint32
+	Pad      uint32
 }
 
 type WFPWfpValues struct {
@@ -498,6 +592,8 @@ const (
 	WFPMapConfig              = "config"
 	WFPMapCounters            = "counters"
 	WFPMapCuts                = "cuts"
+	WFPMapDropped             = "dropped"
+	WFPMapDrops               = "drops"
 	WFPMapEvents              = "events"
 	WFPMapFilters             = "filters"
 	WFPMapFlows               = "flows"
@@ -505,13 +601,21 @@ const (
 	WFPMapHits                = "hits"
 	WFPMapLayers              = "layers"
 	WFPMapLinks               = "links"
+	WFPMapListening           = "listening"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapNoted               = "noted"
 	WFPMapPrincipals          = "principals"
+	WFPMapProxies             = "proxies"
+	WFPMapRecords             = "records"
+	WFPMapRedirected          = "redirected"
+	WFPMapRedirects           = "redirects"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
+	WFPMapTargets             = "targets"
+	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
+	WFPProgWfpAnswer          = "wfp_answer"
 	WFPProgWfpBind4           = "wfp_bind4"
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
@@ -519,22 +623,35 @@ const (
 	WFPProgWfpFlowEgress      = "wfp_flow_egress"
 	WFPProgWfpFlowIngress     = "wfp_flow_ingress"
 	WFPProgWfpForward         = "wfp_forward"
+	WFPProgWfpGetpeername4    = "wfp_getpeername4"
+	WFPProgWfpGetpeername6    = "wfp_getpeername6"
+	WFPProgWfpGetsockname4    = "wfp_getsockname4"
+	WFPProgWfpGetsockname6    = "wfp_getsockname6"
+	WFPProgWfpGetsockopt      = "wfp_getsockopt"
 	WFPProgWfpJudge           = "wfp_judge"
+	WFPProgWfpKfreeSkb        = "wfp_kfree_skb"
 	WFPProgWfpLocalIn         = "wfp_local_in"
 	WFPProgWfpLocalOut        = "wfp_local_out"
 	WFPProgWfpOldSockets      = "wfp_old_sockets"
 	WFPProgWfpOldSubflows     = "wfp_old_subflows"
 	WFPProgWfpPostBind4       = "wfp_post_bind4"
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
+	WFPProgWfpRecvmsg4        = "wfp_recvmsg4"
+	WFPProgWfpRecvmsg6        = "wfp_recvmsg6"
+	WFPProgWfpSendReset       = "wfp_send_reset"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
+	WFPProgWfpSetsockopt      = "wfp_setsockopt"
 	WFPProgWfpSkbEgress       = "wfp_skb_egress"
 	WFPProgWfpSkbIngress      = "wfp_skb_ingress"
 	WFPProgWfpSockCreate      = "wfp_sock_create"
 	WFPProgWfpSockFlow        = "wfp_sock_flow"
+	WFPProgWfpSockListen      = "wfp_sock_listen"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
+	WFPProgWfpSockRedirect    = "wfp_sock_redirect"
 	WFPProgWfpSockRelease     = "wfp_sock_release"
 	WFPProgWfpSockState       = "wfp_sock_state"
+	WFPProgWfpSocketListen    = "wfp_socket_listen"
 	WFPProgWfpTcEgress        = "wfp_tc_egress"
 	WFPProgWfpTcIngress       = "wfp_tc_ingress"
 	WFPProgWfpVswitchEgress   = "wfp_vswitch_egress"
@@ -551,6 +668,11 @@ const (
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutCut           = "layout_cut"
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
+	WFPVarLayoutDiscardModule = "layout_discard_module"
+	WFPVarLayoutDiscardReason = "layout_discard_reason"
+	WFPVarLayoutDrop          = "layout_drop"
+	WFPVarLayoutDropStage     = "layout_drop_stage"
+	WFPVarLayoutEnd           = "layout_end"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
@@ -568,6 +690,7 @@ const (
 	WFPVarLayoutPrincipal     = "layout_principal"
 	WFPVarLayoutPrincipalKind = "layout_principal_kind"
 	WFPVarLayoutSlot          = "layout_slot"
+	WFPVarLayoutTargetKey     = "layout_target_key"
 )
 
 // LoadWFP returns the embedded CollectionSpec for WFP.
@@ -612,6 +735,7 @@ type WFPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPProgramSpecs struct {
+	WfpAnswer         *ebpf.ProgramSpec `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.ProgramSpec `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
@@ -619,22 +743,35 @@ type WFPProgramSpecs struct {
 	WfpFlowEgress     *ebpf.ProgramSpec `ebpf:"wfp_flow_egress"`
 	WfpFlowIngress    *ebpf.ProgramSpec `ebpf:"wfp_flow_ingress"`
 	WfpForward        *ebpf.ProgramSpec `ebpf:"wfp_forward"`
+	WfpGetpeername4   *ebpf.ProgramSpec `ebpf:"wfp_getpeername4"`
+	WfpGetpeername6   *ebpf.ProgramSpec `ebpf:"wfp_getpeername6"`
+	WfpGetsockname4   *ebpf.ProgramSpec `ebpf:"wfp_getsockname4"`
+	WfpGetsockname6   *ebpf.ProgramSpec `ebpf:"wfp_getsockname6"`
+	WfpGetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.ProgramSpec `ebpf:"wfp_judge"`
+	WfpKfreeSkb       *ebpf.ProgramSpec `ebpf:"wfp_kfree_skb"`
 	WfpLocalIn        *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
 	WfpOldSockets     *ebpf.ProgramSpec `ebpf:"wfp_old_sockets"`
 	WfpOldSubflows    *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
+	WfpRecvmsg4       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg4"`
+	WfpRecvmsg6       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg6"`
+	WfpSendReset      *ebpf.ProgramSpec `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.ProgramSpec `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.ProgramSpec `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.ProgramSpec `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.ProgramSpec `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
+	WfpSockRedirect   *ebpf.ProgramSpec `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.ProgramSpec `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.ProgramSpec `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.ProgramSpec `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.ProgramSpec `ebpf:"wfp_vswitch_egress"`
@@ -655,6 +792,8 @@ type WFPMapSpecs struct {
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cuts        *ebpf.MapSpec `ebpf:"cuts"`
+	Dropped     *ebpf.MapSpec `ebpf:"dropped"`
+	Drops       *ebpf.MapSpec `ebpf:"drops"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
@@ -662,11 +801,18 @@ type WFPMapSpecs struct {
 	Hits        *ebpf.MapSpec `ebpf:"hits"`
 	Layers      *ebpf.MapSpec `ebpf:"layers"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
+	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Noted       *ebpf.MapSpec `ebpf:"noted"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
+	Proxies     *ebpf.MapSpec `ebpf:"proxies"`
+	Records     *ebpf.MapSpec `ebpf:"records"`
+	Redirected  *ebpf.MapSpec `ebpf:"redirected"`
+	Redirects   *ebpf.MapSpec `ebpf:"redirects"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Targets     *ebpf.MapSpec `ebpf:"targets"`
+	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -686,6 +832,11 @@ type WFPVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
+	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -703,6 +854,7 @@ type WFPVariableSpecs struct {
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.VariableSpec `ebpf:"layout_target_key"`
 }
 
 // WFPObjects contains all objects after they have been loaded into the kernel.
@@ -734,6 +886,8 @@ type WFPMaps struct {
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Cuts        *ebpf.Map `ebpf:"cuts"`
+	Dropped     *ebpf.Map `ebpf:"dropped"`
+	Drops       *ebpf.Map `ebpf:"drops"`
 	Events      *ebpf.Map `ebpf:"events"`
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
@@ -741,11 +895,18 @@ type WFPMaps struct {
 	Hits        *ebpf.Map `ebpf:"hits"`
 	Layers      *ebpf.Map `ebpf:"layers"`
 	Links       *ebpf.Map `ebpf:"links"`
+	Listening   *ebpf.Map `ebpf:"listening"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Noted       *ebpf.Map `ebpf:"noted"`
 	Principals  *ebpf.Map `ebpf:"principals"`
+	Proxies     *ebpf.Map `ebpf:"proxies"`
+	Records     *ebpf.Map `ebpf:"records"`
+	Redirected  *ebpf.Map `ebpf:"redirected"`
+	Redirects   *ebpf.Map `ebpf:"redirects"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Targets     *ebpf.Map `ebpf:"targets"`
+	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -761,6 +922,8 @@ func (m *WFPMaps) Close() error {
 		m.Config,
 		m.Counters,
 		m.Cuts,
+		m.Dropped,
+		m.Drops,
 		m.Events,
 		m.Filters,
 		m.Flows,
@@ -768,11 +931,18 @@ func (m *WFPMaps) Close() error {
 		m.Hits,
 		m.Layers,
 		m.Links,
+		m.Listening,
 		m.MptcpOwners,
 		m.Noted,
 		m.Principals,
+		m.Proxies,
+		m.Records,
+		m.Redirected,
+		m.Redirects,
 		m.Routes,
 		m.Sockets,
+		m.Targets,
+		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
@@ -793,6 +963,11 @@ type WFPVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
+	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -810,12 +985,14 @@ type WFPVariables struct {
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.Variable `ebpf:"layout_target_key"`
 }
 
 // WFPPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPPrograms struct {
+	WfpAnswer         *ebpf.Program `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.Program `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.Program `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.Program `ebpf:"wfp_connect4"`
@@ -823,22 +1000,35 @@ type WFPPrograms struct {
 	WfpFlowEgress     *ebpf.Program `ebpf:"wfp_flow_egress"`
 	WfpFlowIngress    *ebpf.Program `ebpf:"wfp_flow_ingress"`
 	WfpForward        *ebpf.Program `ebpf:"wfp_forward"`
+	WfpGetpeername4   *ebpf.Program `ebpf:"wfp_getpeername4"`
+	WfpGetpeername6   *ebpf.Program `ebpf:"wfp_getpeername6"`
+	WfpGetsockname4   *ebpf.Program `ebpf:"wfp_getsockname4"`
+	WfpGetsockname6   *ebpf.Program `ebpf:"wfp_getsockname6"`
+	WfpGetsockopt     *ebpf.Program `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.Program `ebpf:"wfp_judge"`
+	WfpKfreeSkb       *ebpf.Program `ebpf:"wfp_kfree_skb"`
 	WfpLocalIn        *ebpf.Program `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.Program `ebpf:"wfp_local_out"`
 	WfpOldSockets     *ebpf.Program `ebpf:"wfp_old_sockets"`
 	WfpOldSubflows    *ebpf.Program `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.Program `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
+	WfpRecvmsg4       *ebpf.Program `ebpf:"wfp_recvmsg4"`
+	WfpRecvmsg6       *ebpf.Program `ebpf:"wfp_recvmsg6"`
+	WfpSendReset      *ebpf.Program `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
+	WfpSetsockopt     *ebpf.Program `ebpf:"wfp_setsockopt"`
 	WfpSkbEgress      *ebpf.Program `ebpf:"wfp_skb_egress"`
 	WfpSkbIngress     *ebpf.Program `ebpf:"wfp_skb_ingress"`
 	WfpSockCreate     *ebpf.Program `ebpf:"wfp_sock_create"`
 	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
+	WfpSockListen     *ebpf.Program `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
+	WfpSockRedirect   *ebpf.Program `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
+	WfpSocketListen   *ebpf.Program `ebpf:"wfp_socket_listen"`
 	WfpTcEgress       *ebpf.Program `ebpf:"wfp_tc_egress"`
 	WfpTcIngress      *ebpf.Program `ebpf:"wfp_tc_ingress"`
 	WfpVswitchEgress  *ebpf.Program `ebpf:"wfp_vswitch_egress"`
@@ -848,6 +1038,7 @@ type WFPPrograms struct {
 
 func (p *WFPPrograms) Close() error {
 	return _WFPClose(
+		p.WfpAnswer,
 		p.WfpBind4,
 		p.WfpBind6,
 		p.WfpConnect4,
@@ -855,22 +1046,35 @@ func (p *WFPPrograms) Close() error {
 		p.WfpFlowEgress,
 		p.WfpFlowIngress,
 		p.WfpForward,
+		p.WfpGetpeername4,
+		p.WfpGetpeername6,
+		p.WfpGetsockname4,
+		p.WfpGetsockname6,
+		p.WfpGetsockopt,
 		p.WfpJudge,
+		p.WfpKfreeSkb,
 		p.WfpLocalIn,
 		p.WfpLocalOut,
 		p.WfpOldSockets,
 		p.WfpOldSubflows,
 		p.WfpPostBind4,
 		p.WfpPostBind6,
+		p.WfpRecvmsg4,
+		p.WfpRecvmsg6,
+		p.WfpSendReset,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
+		p.WfpSetsockopt,
 		p.WfpSkbEgress,
 		p.WfpSkbIngress,
 		p.WfpSockCreate,
 		p.WfpSockFlow,
+		p.WfpSockListen,
 		p.WfpSockOps,
+		p.WfpSockRedirect,
 		p.WfpSockRelease,
 		p.WfpSockState,
+		p.WfpSocketListen,
 		p.WfpTcEgress,
 		p.WfpTcIngress,
 		p.WfpVswitchEgress,

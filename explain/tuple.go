@@ -19,10 +19,12 @@ import (
 // Tuple is traffic: the first packet of a connection, or a datagram to or from
 // a new peer. What is not known is left zero. Of a packet that the host passes on
 // Remote is the source and Local the destination; it comes in by Link and goes on by
-// OutLink.
+// OutLink. Of a socket that a call binds, and then listens if it is TCP, only Local is
+// known, and Link is the one that has that address.
 type Tuple struct {
 	Outbound  bool
 	Forwarded bool
+	Listening bool
 	Protocol  uint8
 	Local     netip.AddrPort
 	Remote    netip.AddrPort
@@ -30,9 +32,12 @@ type Tuple struct {
 	User      filter.Value // ALE_USER_ID
 	Unit      string       // systemd unit or scope, which may be a package
 	Link      Link
+	Port      Link // where Link is a bridge: the port that the traffic crosses it by
 	// Of a forwarded packet:
 	OutLink          Link
 	FromHost, ToHost bool // its source, its destination is an address of the host
+
+	redirected bool // ALE_CONNECT_REDIRECT has led it to Remote
 }
 
 // Link is the link that the traffic goes over, as this host shows it.
@@ -41,6 +46,9 @@ type Link struct {
 	Index uint32
 	Type  uint32 // IANA ifType
 	MAC   net.HardwareAddr
+
+	NIC     uint32 // what the link is to a bridge, NDIS_SWITCH_NIC_TYPE
+	Network uint32 // of a bridge, FWP_VSWITCH_NETWORK_TYPE
 }
 
 // IANA numbers, and the loopback interface.
@@ -67,6 +75,7 @@ const (
 	flagWildcardBind            = 0x8
 	flagOutboundPassThru        = 0x40000
 	flagInboundPassThru         = 0x80000
+	flagConnectionRedirected    = 0x100000
 	flagAppContainerLoopback    = 0x400000
 	flagNonAppContainerLoopback = 0x800000
 )
@@ -91,7 +100,7 @@ func (t *Tuple) ofHost() bool {
 // link is the link that the traffic goes over: loopback traffic has one even
 // where none is named.
 func (t *Tuple) link() Link {
-	if t.Link.Name == "" && t.loopback() {
+	if t.Link.Name == "" && (t.loopback() || t.Listening && t.Local.Addr().Unmap().IsLoopback()) {
 		return Link{Name: loopbackName, Index: 1, Type: ifTypeLoop}
 	}
 	return t.Link
@@ -119,10 +128,15 @@ type step struct {
 	frame    bool // MAC frames, which loopback traffic is not
 	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
 	forward  bool // sees forwarded traffic only
+	vswitch  bool // of the ports of bridges
+	listen   bool // judges a socket that is bound by a call, or listens
 }
 
 // sees reports whether traffic of this kind comes to the layer.
 func (s *step) sees(t *Tuple) bool {
+	if t.Listening || s.listen {
+		return t.Listening && s.listen
+	}
 	if t.Forwarded || s.forward {
 		return t.Forwarded && (s.forward || s.link)
 	}
@@ -141,6 +155,8 @@ func (t *Tuple) at(s *step) *Tuple {
 
 // steps are the layers in the order of WFP's packet flows.
 var steps = []step{
+	{layer: "INGRESS_VSWITCH_ETHERNET", vswitch: true, link: true},
+	{layer: "INGRESS_VSWITCH_TRANSPORT", family: true, vswitch: true, link: true},
 	{layer: "INBOUND_MAC_FRAME_NATIVE", frame: true, link: true},
 	{layer: "INBOUND_MAC_FRAME_ETHERNET", frame: true, link: true},
 	{layer: "INBOUND_IPPACKET", family: true, link: true},
@@ -154,6 +170,7 @@ var steps = []step{
 	{layer: "IPFORWARD", family: true, forward: true},
 
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
+	{layer: "ALE_CONNECT_REDIRECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
 	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
@@ -163,6 +180,12 @@ var steps = []step{
 	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true, link: true},
+	{layer: "EGRESS_VSWITCH_ETHERNET", outbound: true, vswitch: true, link: true},
+	{layer: "EGRESS_VSWITCH_TRANSPORT", outbound: true, family: true, vswitch: true, link: true},
+
+	{layer: "ALE_RESOURCE_ASSIGNMENT", family: true, ale: true, listen: true},
+	{layer: "ALE_AUTH_LISTEN", family: true, ale: true, listen: true, tcp: true},
+
 	// when the SYN has been answered
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, tcp: true},
 }
@@ -176,7 +199,7 @@ func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
 	}
 	l := layermap.ByName(name)
 	switch {
-	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP,
+	case l == nil, s.frame && t.link().Name == loopbackName, s.vswitch && (t.Port.Name == "" || t.Forwarded), s.datagram && t.Protocol == protocolTCP,
 		s.tcp && t.Protocol != protocolTCP, s.errors && !t.icmpError(), (s.ale || s.datagram) && t.icmpError():
 		return nil
 	case windows:
@@ -239,6 +262,10 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 		t.forwarded(k, p)
 		return k
 	}
+	if s.vswitch {
+		t.switched(k)
+		return k
+	}
 	if s.frame {
 		t.frame(k)
 		return k
@@ -250,8 +277,15 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 		}
 	}
 	k["ALE_APP_ID"], k["ALE_USER_ID"], k["ALE_PACKAGE_ID"] = t.App, t.User, t.pkg(p)
-	if s.layer == "ALE_RESOURCE_ASSIGNMENT" {
-		// An implicit bind is of no address, and so of no interface.
+	if s.layer == "ALE_CONNECT_REDIRECT" {
+		// What an implicit bind and the route will choose is not known yet.
+		k["IP_LOCAL_ADDRESS"], k["IP_LOCAL_ADDRESS_TYPE"], k["IP_LOCAL_PORT"] = filter.Value{}, filter.U8(addressUnspecified), filter.Value{}
+	}
+	if t.Listening && !t.Local.Addr().IsUnspecified() {
+		return k
+	}
+	if s.layer == "ALE_RESOURCE_ASSIGNMENT" || t.Listening {
+		// A bind to any address, as an implicit one is, is of no interface.
 		k["IP_LOCAL_ADDRESS"], k["IP_LOCAL_ADDRESS_TYPE"] = filter.Value{}, filter.U8(addressUnspecified)
 		for _, key := range interfaceKeys {
 			delete(k, key)
@@ -368,18 +402,29 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 			flags |= flagInboundPassThru
 		}
 		return flags
+	case t.Listening && !t.Local.Addr().IsUnspecified() && t.Local.Port() != 0:
+		return 0
 	case s.layer == "ALE_RESOURCE_ASSIGNMENT":
 		return flagWildcardBind
 	case t.loopback():
 		flags = flagLoopback
 	}
 	if flags == 0 || !s.ale || s.flow {
-		return flags
+		return flags | t.redirectFlag(s)
 	}
+	flags |= t.redirectFlag(s)
 	if t.pkg(p).SID != filter.SIDNull {
 		return flags | flagAppContainerLoopback
 	}
 	return flags | flagNonAppContainerLoopback
+}
+
+// redirectFlag is what tells ALE_AUTH_CONNECT of a redirection.
+func (t *Tuple) redirectFlag(s *step) uint32 {
+	if t.redirected && s.layer == "ALE_AUTH_CONNECT" {
+		return flagConnectionRedirected
+	}
+	return 0
 }
 
 // pkg is the package that the unit is; a process of no mapped unit has none.
@@ -485,8 +530,17 @@ func (t *Tuple) frame(k map[string]filter.Value) {
 // provided let the traffic pass.
 func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answer {
 	out := []Answer{}
-	for _, l := range t.Layers(windows) {
-		out = append(out, Layer(s, l, t.Values(p, l), windows))
+	way := *t
+	for i := range steps {
+		st := &steps[i]
+		if !st.sees(&way) {
+			continue
+		}
+		if l := st.of(way.at(st), windows); l != nil {
+			a := Layer(s, l, way.Values(p, l), windows)
+			out = append(out, a)
+			way.lead(a.RedirectTo)
+		}
 	}
 	if t.Forwarded {
 		return out // past the ALE layers, and no layer asks for ports
@@ -500,10 +554,22 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 	return out
 }
 
+// lead makes it the traffic that it is redirected to become: the route, and with it the
+// link and an address that the kernel chooses, are others.
+func (t *Tuple) lead(to string) {
+	end, err := netip.ParseAddrPort(to)
+	if err != nil || end == t.Remote {
+		return
+	}
+	t.Remote, t.redirected, t.Link = end, true, Link{}
+	t.Local = netip.AddrPortFrom(netip.Addr{}, t.Local.Port())
+}
+
 // WouldBlock returns the filter that stops the traffic, the packets that answer
 // it or what makes neighbours known to each other, and its layer; nil where it
-// passes. Without links only layers count that see the traffic of every link.
-func WouldBlock(p *policy.Policy, t Tuple, links bool) (*filter.Filter, layermap.LayerID) {
+// passes. filtered tells of the name of a link whether the layers that sit on links see
+// what goes over it.
+func WouldBlock(p *policy.Policy, t Tuple, filtered func(link string) bool) (*filter.Filter, layermap.LayerID) {
 	back := t
 	back.Outbound = !t.Outbound
 	asked := []Tuple{t, back}
@@ -518,10 +584,14 @@ func WouldBlock(p *policy.Policy, t Tuple, links bool) (*filter.Filter, layermap
 		way := &asked[i]
 		for _, l := range way.Layers(false) {
 			s := stepOf(l)
-			if !links && s.link || i > 0 && s.ale {
+			at := t.Link.Name
+			if s.vswitch {
+				at = t.Port.Name
+			}
+			if s.link && !filtered(at) || i > 0 && s.ale {
 				continue // ALE lets both directions of a flow pass
 			}
-			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), nil); r.Blocked() {
+			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), filter.Provided); r.Blocked() {
 				return r.Filter, l.ID
 			}
 		}

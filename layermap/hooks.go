@@ -25,6 +25,7 @@ type Hook struct {
 	Differs   string   // what a Windows person would see differently; empty for nothing
 	MinKernel string   // least kernel on which the layer can be enforced; empty for none
 	Live      bool     // enforced by this version
+	Reserved  bool     // takes filters, and no traffic comes to it, as in Windows
 }
 
 // baseKernel is the oldest kernel that any program of ours is tried on. A hook
@@ -36,14 +37,41 @@ const baseKernel = "6.1"
 // a socket, and so no ping, which would pass unseen.
 const netfilterKernel = "6.4"
 
-// discardHook makes the row of a discard layer, which all take their packets
-// from the same two sources; where names the part of the stack it reports on.
-func discardHook(where string) Hook {
+// resetKernel is the first whose tcp_send_reset tells of packets without a socket.
+const resetKernel = "6.10"
+
+// discardHook makes the row of a discard layer of packets; where names the part of the
+// stack it reports on, kernel the first on which that can block.
+func discardHook(where, kernel string) Hook {
 	return Hook{
-		Name: "own blocks; tp_btf/kfree_skb", Program: "tracing", Fidelity: Close,
-		Differs:   "own blocks are complete; of the kernel's drops, those whose drop reason belongs to " + where,
-		MinKernel: baseKernel,
+		Name: "own blocks", Program: "as the layer's own", Fidelity: Close,
+		Differs:   "of " + where + " what a filter blocks is seen; what the kernel itself drops is not seen here",
+		MinKernel: kernel, Live: true,
 	}
+}
+
+// dropHook makes the row of a discard layer at which the kernel's drops are seen, too.
+func dropHook(where, kernel, unlike string) Hook {
+	h := discardHook(where, kernel)
+	h.Name, h.Program = "own blocks; tp_btf/kfree_skb", "as the layer's own, tracing"
+	h.Differs = kernelDrops(where, unlike)
+	return h
+}
+
+// kernelDrops says which drops of the kernel are seen at the discard layer of a part of
+// the stack.
+func kernelDrops(where, unlike string) string {
+	return "of the kernel's drops those are seen whose drop reason belongs to " + where + ": " + unlike + "; " + whatDropsHide
+}
+
+// whatDropsHide is what cannot be seen of the kernel's drops at any layer.
+const whatDropsHide = "a drop of the kernel is a fact, which a permit does not change; drops that the kernel gives no reason for are not seen, " +
+	"nor are those of other programs at netfilter, tc, XDP and the sockets, nor one that interrupts another"
+
+// notYet is the row of a discard layer whose layer does not run yet.
+func notYet(h Hook) Hook {
+	h.Live = false
+	return h
 }
 
 // aleDiscardHook makes the row of an ALE discard layer: what is refused there
@@ -52,7 +80,7 @@ func aleDiscardHook(what string) Hook {
 	return Hook{
 		Name: "own blocks", Program: "as the layer's own", Fidelity: Close,
 		Differs:   what + " that the kernel itself refuses are not seen",
-		MinKernel: baseKernel,
+		MinKernel: baseKernel, Live: true,
 	}
 }
 
@@ -106,13 +134,22 @@ var hooks = map[string]Hook{
 		Differs:   "each fragment is seen once; WFP shows fragments again, and the whole once reassembled",
 		MinKernel: baseKernel, Live: true,
 	},
-	"INBOUND_IPPACKET_DISCARD": discardHook("the network layer's receive path"),
+	"INBOUND_IPPACKET_DISCARD": {
+		Name:    "own blocks; tp_btf/kfree_skb; UDP without an endpoint at netfilter LOCAL_OUT (6.4), when its port unreachable is about to leave",
+		Program: "sched_cls, netfilter, tracing", Fidelity: Close,
+		Differs: "of datagrams to closed ports those are seen that the kernel answers (it limits how many); " +
+			"their interface is the one by which the answer leaves; what other firewalls reject as port unreachable is taken for one; " +
+			kernelDrops("the network layer's receive path",
+				"all fragments that cannot be put together have one reason; on 6.12 and before bad addresses have none"),
+		MinKernel: baseKernel, Live: true,
+	},
 	"OUTBOUND_IPPACKET": {
 		Name: "tcx egress, before the frame layers (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
 		Differs:   "sees the fragments; WFP sees the packet just before it is fragmented",
 		MinKernel: baseKernel, Live: true,
 	},
-	"OUTBOUND_IPPACKET_DISCARD": discardHook("the network layer's send path"),
+	"OUTBOUND_IPPACKET_DISCARD": dropHook("the network layer's send path", baseKernel,
+		"full queues of links, too; of an IPv6 neighbour that does not answer there is none"),
 	"IPFORWARD": {
 		Name: "netfilter FORWARD", Program: "netfilter", Fidelity: Close,
 		Differs: "a packet to or from an address of the host is forwarded, and seen, only where routes or rules lead it on; " +
@@ -120,7 +157,8 @@ var hooks = map[string]Hook{
 			"with br_netfilter what a bridge passes on is seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"IPFORWARD_DISCARD": discardHook("forwarding"),
+	"IPFORWARD_DISCARD": dropHook("forwarding", netfilterKernel,
+		"of an IPv6 neighbour that does not answer there is none; what a host that does not forward gets for others is seen at INBOUND_IPPACKET"),
 
 	// Transport
 	"INBOUND_TRANSPORT": {
@@ -128,25 +166,34 @@ var hooks = map[string]Hook{
 		Differs:   "the first fragment stands for an IPv6 datagram; packets to closed ports are seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"INBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's receive path"),
+	"INBOUND_TRANSPORT_DISCARD": {
+		Name:    "own blocks; tp_btf/kfree_skb; TCP without an endpoint at tp_btf/tcp_send_reset, and its RST at netfilter LOCAL_OUT",
+		Program: "netfilter, tracing", Fidelity: Close,
+		Differs: "of TCP packets to closed ports those are seen that a RST would answer; they have been to INBOUND_TRANSPORT, too; " +
+			kernelDrops("the transport layer's receive path",
+				"want of room and security modules are the network's reasons; of a TCP segment's flags it is not told whether they were a listener's; "+
+					"a reset that is obeyed is seen, too; below 6.11 TCP's drops of data are not seen; ICMP errors are seen here"),
+		MinKernel: resetKernel, Live: true,
+	},
 	"OUTBOUND_TRANSPORT": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact, MinKernel: netfilterKernel, Live: true,
 	},
-	"OUTBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's send path"),
-	"INBOUND_TRANSPORT_FAST":     noHook("no fields and no static filters in Windows either"),
-	"OUTBOUND_TRANSPORT_FAST":    noHook("no fields and no static filters in Windows either"),
+	"OUTBOUND_TRANSPORT_DISCARD": dropHook("the transport layer's send path", netfilterKernel,
+		"an IPv4 connection whose route is gone; of IPv6 there is none"),
+	"INBOUND_TRANSPORT_FAST":  noHook("no fields and no static filters in Windows either"),
+	"OUTBOUND_TRANSPORT_FAST": noHook("no fields and no static filters in Windows either"),
 	"INBOUND_ICMP_ERROR": {
 		Name: "netfilter LOCAL_IN", Program: "netfilter", Fidelity: Exact,
 		Differs:   "after INBOUND_TRANSPORT, as all else that arrives; Windows does not say whether errors pass it",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"INBOUND_ICMP_ERROR_DISCARD": discardHook("received ICMP errors"),
+	"INBOUND_ICMP_ERROR_DISCARD": discardHook("received ICMP errors", netfilterKernel),
 	"OUTBOUND_ICMP_ERROR": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact,
 		Differs:   "sees errors that a raw socket sends, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"OUTBOUND_ICMP_ERROR_DISCARD": discardHook("sent ICMP errors"),
+	"OUTBOUND_ICMP_ERROR_DISCARD": discardHook("sent ICMP errors", netfilterKernel),
 	"STREAM_PACKET": {
 		Name: "netfilter LOCAL_IN and LOCAL_OUT", Program: "netfilter", Fidelity: Close,
 		Differs:   "a packet that comes in is seen before ALE_AUTH_RECV_ACCEPT, not behind it; packets of no connection are seen, too: to closed ports, and the answers",
@@ -158,17 +205,22 @@ var hooks = map[string]Hook{
 		Name: "sockmap", Program: "sk_msg, sk_skb, sock_ops", Fidelity: Exact,
 		Differs: "exact for the bytes; segment borders can move", MinKernel: baseKernel,
 	},
-	"STREAM_DISCARD": noHook("reserved in Windows, never classified"),
+	"STREAM_DISCARD": {
+		Name: "none", Program: "none", Fidelity: Exact,
+		Differs: "reserved, as in Windows: takes filters and is never classified", MinKernel: baseKernel, Reserved: true,
+	},
 	"DATAGRAM_DATA": {
 		Name: "cgroup ingress; netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
 		MinKernel: baseKernel,
 	},
-	"DATAGRAM_DATA_DISCARD": discardHook("datagrams"),
+	"DATAGRAM_DATA_DISCARD": notYet(discardHook("datagrams", baseKernel)),
 
 	// Application layer enforcement
 	"ALE_RESOURCE_ASSIGNMENT": {
 		Name: "cgroup bind, post_bind, sock_create; implicit binds at connect, sendmsg and listen", Program: "cgroup_sock_addr, cgroup_sock, sock_ops, cgroup_sockopt", Fidelity: Exact,
-		Differs:   "raw sockets are judged when made, not when bound; ping sockets are not judged",
+		Differs: "raw sockets are judged when made, not when bound; ping sockets are not judged; " +
+			"promiscuous mode is asked for by packet sockets, which see their host's frames without it and are not judged as such; " +
+			"a packet socket is of both families and has neither address nor protocol; what 32-bit programs ask for on a 64-bit kernel is not seen, nor a link made promiscuous by its administrator",
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_RESOURCE_ASSIGNMENT_DISCARD": aleDiscardHook("assignments"),
@@ -179,15 +231,24 @@ var hooks = map[string]Hook{
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_BIND_REDIRECT": {
-		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Close,
+		Differs: "implicit binds are not redirected; of redirecting filters in several sublayers the first stands; " +
+			"what a listener accepts has the local end that it is given",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_LISTEN": {
-		Name: "LSM socket_listen (where LSM programs are refused: sock_ops TCP_LISTEN_CB)", Program: "lsm, sock_ops", Fidelity: Exact,
-		Differs: "without LSM programs close: the listener stays but gets no SYN", MinKernel: baseKernel,
+		Name: "LSM socket_listen; sock_ops TCP_LISTEN_CB where LSM programs are refused, and for what listen() binds", Program: "lsm, sock_ops, cgroup_skb", Fidelity: Exact,
+		Differs: "a socket that listen() itself binds is judged once its port is picked, and without LSM programs every one is: " +
+			"close then, listen() succeeds, and a blocked listener gets no connections; sockets that listen on both families are IPv6",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_LISTEN_DISCARD": aleDiscardHook("listens"),
 	"ALE_CONNECT_REDIRECT": {
-		Name: "cgroup connect, sendmsg, recvmsg, getpeername, getsockopt", Program: "cgroup_sock_addr, cgroup_sockopt", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "cgroup connect, sendmsg, recvmsg, getpeername, getsockopt; sock_ops", Program: "cgroup_sock_addr, cgroup_sockopt, sock_ops", Fidelity: Close,
+		Differs: "TCP and UDP alone; a port that an implicit bind has yet to choose is empty; a mapped address is judged at V4; " +
+			"of redirecting filters in several sublayers the first stands; ALE_AUTH_CONNECT sees the new destination only; " +
+			"of one UDP socket's datagrams to several destinations that lead to one, answers come from the last",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT": {
 		Name: "cgroup connect, sendmsg; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, netfilter", Fidelity: Exact,
@@ -200,7 +261,7 @@ var hooks = map[string]Hook{
 		Differs:   "the identity is the listening socket's",
 		MinKernel: baseKernel, Live: true,
 	},
-	"ALE_AUTH_RECV_ACCEPT_DISCARD": discardHook("arrivals that have a socket"),
+	"ALE_AUTH_RECV_ACCEPT_DISCARD": aleDiscardHook("arrivals"),
 	"ALE_FLOW_ESTABLISHED": {
 		Name: "sock_ops ACTIVE_ESTABLISHED_CB, PASSIVE_ESTABLISHED_CB; UDP at cgroup egress and ingress, on the first packet", Program: "sock_ops, cgroup_skb", Fidelity: Close,
 		Differs: "what a program sends first is judged behind OUTBOUND_TRANSPORT; " +

@@ -57,6 +57,7 @@ const (
 	SlotEmbeddedLocalType = SlotLocalAddressType
 	SlotEmbeddedProtocol  = SlotProtocol
 	SlotDirection         = SlotOriginalProfile // at layers without profiles
+	SlotPromiscuousMode   = SlotOriginalProfile // likewise
 
 	SlotMACLocal      Slot = 0
 	SlotMACRemote     Slot = 1
@@ -182,7 +183,6 @@ var sources = map[string]Source{
 	"NEXTHOP_TUNNEL_TYPE":          constant(0, whyTunnel),
 	"COMPARTMENT_ID":               constant(1, "the network namespace that is filtered"),
 	"ALE_SIO_FIREWALL_SYSTEM_PORT": constant(0, "Linux has no firewall system ports"),
-	"ALE_PROMISCUOUS_MODE":         constant(0, "promiscuous sockets are not judged here yet"),
 	"REAUTHORIZE_REASON":           constant(0, "no reauthorisation runs yet"),
 	"NDIS_PORT":                    constant(0, "Linux links have one port"),
 	"NDIS_MEDIA_TYPE":              constant(0, "NdisMedium802_3"),
@@ -194,7 +194,7 @@ var sources = map[string]Source{
 	"ALE_REMOTE_MACHINE_ID":             never(whyIPsec),
 	"PEER_NAME":                         never("a socket call names an address"),
 	"ALE_EFFECTIVE_NAME":                never("a socket call names an address"),
-	"ALE_ORIGINAL_APP_ID":               never("no redirect runs yet"),
+	"ALE_ORIGINAL_APP_ID":               never("a proxy's connection is not tied to the one that it serves"),
 	"ORIGINAL_ICMP_TYPE":                never("ICMP is not judged at ALE yet"),
 	"ALE_SECURITY_ATTRIBUTE_FQBN_VALUE": never("Linux has no AppLocker identities"),
 
@@ -214,6 +214,10 @@ var (
 	}
 	sourcesAtAssignment = map[string]Source{
 		"FLAGS": flags(0x8|0x10, "the call: IS_WILDCARD_BIND, IS_RAW_ENDPOINT"),
+		"ALE_PROMISCUOUS_MODE": {
+			Kind: Filled, Slot: SlotPromiscuousMode, Only: []uint64{0, sioRcvAll, sioRcvAllMcast},
+			From: "the option of a packet socket: SIO_RCVALL for PACKET_MR_PROMISC, SIO_RCVALL_MCAST for PACKET_MR_ALLMULTI; else 0",
+		},
 	}
 	sourcesAtPacketIn = map[string]Source{
 		"FLAGS": flags(0x1|0x20, "the packet: IS_LOOPBACK, IS_FRAGMENT"),
@@ -255,7 +259,8 @@ var (
 		"NEXTHOP_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
 	}
 	sourcesAtConnect = map[string]Source{
-		"FLAGS":       aleFlags,
+		"FLAGS": flags(0x1|0x100000|0x400000|0x800000,
+			"the call: IS_LOOPBACK, IS_CONNECTION_REDIRECTED, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK"),
 		"IP_PROTOCOL": aleProtocols,
 
 		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID)"),
@@ -265,6 +270,24 @@ var (
 		"ARRIVAL_INTERFACE_INDEX": never("filled on reauthorisation only, which does not run yet"),
 		"ARRIVAL_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
 		"ARRIVAL_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
+	}
+	redirectProtocols = Source{
+		Kind: Filled, Slot: SlotProtocol, From: "the socket: TCP or UDP; others are not redirected", Only: []uint64{6, 17},
+	}
+	sourcesAtConnectRedirect = map[string]Source{
+		"FLAGS":                 constant(0, "the layer sets none in Windows either"),
+		"IP_PROTOCOL":           redirectProtocols,
+		"IP_LOCAL_ADDRESS":      filled(SlotLocalAddress, "the socket; empty unless it is bound to one: the route is not chosen yet"),
+		"IP_LOCAL_ADDRESS_TYPE": filled(SlotLocalAddressType, "the socket (NL_ADDRESS_TYPE)"),
+		"IP_LOCAL_PORT":         filled(SlotLocalPort, "the socket; empty where connect has yet to choose one"),
+		"IP_REMOTE_ADDRESS":     filled(SlotRemoteAddress, "the socket call"),
+		"IP_REMOTE_PORT":        filled(SlotRemotePort, "the socket call"),
+	}
+	sourcesAtBindRedirect = map[string]Source{
+		"FLAGS":            constant(0, "the layer sets none in Windows either"),
+		"IP_PROTOCOL":      redirectProtocols,
+		"IP_LOCAL_ADDRESS": filled(SlotLocalAddress, "the socket call; empty where it is any"),
+		"IP_LOCAL_PORT":    filled(SlotLocalPort, "the socket call; 0 where the kernel shall choose one"),
 	}
 	sourcesAtFlow = map[string]Source{
 		"FLAGS":                       flags(0x1, "the interface: IS_LOOPBACK"),
@@ -276,6 +299,13 @@ var (
 	}
 	direction = Source{
 		Kind: Filled, Slot: SlotDirection, From: "who sent the first packet (FWP_DIRECTION)", Only: []uint64{0, 1},
+	}
+	sourcesAtListen = map[string]Source{
+		"FLAGS":              constant(0, "the layer sets none but on reclassification, which Linux has no use for"),
+		"IP_LOCAL_ADDRESS":   filled(SlotLocalAddress, "the socket; empty where it is any"),
+		"IP_LOCAL_PORT":      filled(SlotLocalPort, "the socket"),
+		"IP_LOCAL_INTERFACE": filled(SlotLocalInterface, "the interface that has the local address (LUID)"),
+		"INTERFACE_TYPE":     filled(SlotInterfaceType, "the interface that has the local address (IANA ifType)"),
 	}
 	sourcesAtClosure = map[string]Source{
 		"FLAGS":             constant(0, "the layer sets none in Windows either"),
@@ -318,9 +348,12 @@ var (
 		OutboundICMPErrorV4: sourcesAtErrorOut, OutboundICMPErrorV6: sourcesAtErrorOut,
 		StreamPacketV4: sourcesAtStreamPacket, StreamPacketV6: sourcesAtStreamPacket,
 		ALEResourceAssignmentV4: sourcesAtAssignment, ALEResourceAssignmentV6: sourcesAtAssignment,
+		ALEAuthListenV4: sourcesAtListen, ALEAuthListenV6: sourcesAtListen,
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
 		ALEFlowEstablishedV4: sourcesAtFlow, ALEFlowEstablishedV6: sourcesAtFlow,
+		ALEConnectRedirectV4: sourcesAtConnectRedirect, ALEConnectRedirectV6: sourcesAtConnectRedirect,
+		ALEBindRedirectV4: sourcesAtBindRedirect, ALEBindRedirectV6: sourcesAtBindRedirect,
 		ALEEndpointClosureV4: sourcesAtClosure, ALEEndpointClosureV6: sourcesAtClosure,
 		ALEResourceReleaseV4: sourcesAtRelease, ALEResourceReleaseV6: sourcesAtRelease,
 		IngressVSwitchEthernet: sourcesAtSwitchIn, EgressVSwitchEthernet: sourcesAtSwitchOut,
@@ -343,6 +376,12 @@ var (
 		"VSWITCH_DESTINATION_INTERFACE_TYPE": nicType(SlotDestinationIfType, "the port that the frame leaves by", 0, 1),
 		"VSWITCH_DESTINATION_VM_ID":          refused(whyGuest),
 	})
+)
+
+// What a program on Windows asks for by an ioctl.
+const (
+	sioRcvAll      = 0x98000001
+	sioRcvAllMcast = 0x98000002
 )
 
 const whyGuest = "Linux does not know whose guest a link is"
@@ -408,11 +447,18 @@ func errorSources(more map[string]Source) map[string]Source {
 // Source says where the value of a field comes from at this layer. For a layer
 // that does not run the answer is Refused.
 func (l *Layer) Source(key string) Source {
+	if l.Hook().Reserved {
+		return never("the layer is reserved and never classified")
+	}
 	if !l.Hook().Live {
 		return refused("the layer does not run yet")
 	}
 	key = CanonicalKey(key)
-	if s, ok := sourcesAt[l.ID][key]; ok {
+	at := l.ID
+	if of := l.DiscardOf(); of != nil {
+		at = of.ID
+	}
+	if s, ok := sourcesAt[at][key]; ok {
 		return s
 	}
 	if s, ok := sources[key]; ok {

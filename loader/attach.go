@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -31,11 +33,25 @@ const (
 	onLocalIn // netfilter, of the namespace
 	onForward
 	onLocalOut
+	onAnswer  // LOCAL_OUT, before what judges there
 	onTracing // a tracepoint, which sees every namespace and cgroup
+	onLSM     // likewise; where the kernel calls no program of ours the layer does without
 )
 
 // onLink reports whether there is an attachment of the hook at each link.
 func (k hookKind) onLink() bool { return k.onTC() || k == onXDP }
+
+// here reports whether the kernel has the hook at all, of those that a layer can do
+// without.
+func (k hookKind) here() bool {
+	switch k {
+	case onLSM:
+		return refusedLSM() == nil
+	case onAnswer:
+		return haveNetfilterLinks()
+	}
+	return true
+}
 
 // onTC reports whether that is by tcx, below 6.6 by clsact.
 func (k hookKind) onTC() bool { return k == onTCX || k == onPort }
@@ -54,34 +70,52 @@ type hook struct {
 var (
 	assignment = []layermap.LayerID{layermap.ALEResourceAssignmentV4, layermap.ALEResourceAssignmentV6}
 	connect    = []layermap.LayerID{layermap.ALEAuthConnectV4, layermap.ALEAuthConnectV6}
+	listen     = []layermap.LayerID{layermap.ALEAuthListenV4, layermap.ALEAuthListenV6}
 	accept     = []layermap.LayerID{layermap.ALEAuthRecvAcceptV4, layermap.ALEAuthRecvAcceptV6}
 	flow       = []layermap.LayerID{layermap.ALEFlowEstablishedV4, layermap.ALEFlowEstablishedV6}
 	closure    = []layermap.LayerID{layermap.ALEEndpointClosureV4, layermap.ALEEndpointClosureV6}
 	endings    = slices.Concat(closure, []layermap.LayerID{layermap.ALEResourceReleaseV4, layermap.ALEResourceReleaseV6})
-	outgoing   = slices.Concat(assignment, connect)
-	packets    = slices.Concat(assignment, connect, accept, flow)
-	ale        = slices.Concat(packets, endings)
+	redirect   = []layermap.LayerID{layermap.ALEConnectRedirectV4, layermap.ALEConnectRedirectV6}
+	rebind     = []layermap.LayerID{layermap.ALEBindRedirectV4, layermap.ALEBindRedirectV6}
+	outgoing   = slices.Concat(assignment, redirect, connect)
+	packets    = slices.Concat(outgoing, accept, flow)
+	listeners  = slices.Concat(assignment, accept, listen)
+	ale        = slices.Concat(rebind, packets, listen, endings)
+	drops      = dropLayers()
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
 // first.
 var hooks = []hook{
 	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, ale},
-	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(assignment, accept, flow, endings)},
+	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(listeners, redirect, flow, endings)},
+	// behind the bind, which sock_ops judges
+	{"sock_listen", "wfp_sock_listen", onCgroup, ebpf.AttachCGroupSockOps, listen},
+	{"socket_listen", "wfp_socket_listen", onLSM, ebpf.AttachLSMMac, listen},
 	{"sock_flow", "wfp_sock_flow", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(flow, endings)},
 	{"sock_release", "wfp_sock_release", onCgroup, ebpf.AttachCgroupInetSockRelease, endings},
 	{"sock_state", "wfp_sock_state", onTracing, ebpf.AttachTraceRawTp, endings},
-	{"bind4", "wfp_bind4", onCgroup, ebpf.AttachCGroupInet4Bind, assignment},
-	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, assignment},
+	{"bind4", "wfp_bind4", onCgroup, ebpf.AttachCGroupInet4Bind, slices.Concat(rebind, assignment)},
+	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, slices.Concat(rebind, assignment)},
+	{"getsockname4", "wfp_getsockname4", onCgroup, ebpf.AttachCgroupInet4GetSockname, rebind},
+	{"getsockname6", "wfp_getsockname6", onCgroup, ebpf.AttachCgroupInet6GetSockname, rebind},
 	{"post_bind4", "wfp_post_bind4", onCgroup, ebpf.AttachCGroupInet4PostBind, assignment},
 	{"post_bind6", "wfp_post_bind6", onCgroup, ebpf.AttachCGroupInet6PostBind, assignment},
+	{"setsockopt", "wfp_setsockopt", onCgroup, ebpf.AttachCGroupSetsockopt, assignment},
+	// what a program and its proxy are told is in place before anything is redirected
+	{"sock_redirect", "wfp_sock_redirect", onCgroup, ebpf.AttachCGroupSockOps, redirect},
+	{"getsockopt", "wfp_getsockopt", onCgroup, ebpf.AttachCGroupGetsockopt, redirect},
+	{"getpeername4", "wfp_getpeername4", onCgroup, ebpf.AttachCgroupInet4GetPeername, redirect},
+	{"getpeername6", "wfp_getpeername6", onCgroup, ebpf.AttachCgroupInet6GetPeername, redirect},
+	{"recvmsg4", "wfp_recvmsg4", onCgroup, ebpf.AttachCGroupUDP4Recvmsg, redirect},
+	{"recvmsg6", "wfp_recvmsg6", onCgroup, ebpf.AttachCGroupUDP6Recvmsg, redirect},
 	{"connect4", "wfp_connect4", onCgroup, ebpf.AttachCGroupInet4Connect, outgoing},
 	{"connect6", "wfp_connect6", onCgroup, ebpf.AttachCGroupInet6Connect, outgoing},
 	{"sendmsg4", "wfp_sendmsg4", onCgroup, ebpf.AttachCGroupUDP4Sendmsg, outgoing},
 	{"sendmsg6", "wfp_sendmsg6", onCgroup, ebpf.AttachCGroupUDP6Sendmsg, outgoing},
 	// a datagram opens a flow that answers pass on, whichever way it goes
 	{"skb_egress", "wfp_skb_egress", onCgroup, ebpf.AttachCGroupInetEgress, packets},
-	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, packets},
+	{"skb_ingress", "wfp_skb_ingress", onCgroup, ebpf.AttachCGroupInetIngress, slices.Concat(packets, listen)},
 	{"flow_egress", "wfp_flow_egress", onCgroup, ebpf.AttachCGroupInetEgress, flow},
 	{"flow_ingress", "wfp_flow_ingress", onCgroup, ebpf.AttachCGroupInetIngress, flow},
 	{"tc_ingress", "wfp_tc_ingress", onTCX, ebpf.AttachTCXIngress, []layermap.LayerID{
@@ -99,10 +133,26 @@ var hooks = []hook{
 		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6}},
 	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
+	{"send_reset", "wfp_send_reset", onTracing, ebpf.AttachTraceRawTp, []layermap.LayerID{
+		layermap.InboundTransportV4Discard, layermap.InboundTransportV6Discard}},
+	{"answer4", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.InboundTransportV4Discard, layermap.InboundIPPacketV4Discard}},
+	{"answer6", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.InboundTransportV6Discard, layermap.InboundIPPacketV6Discard}},
 	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4}},
+	{"kfree_skb", "wfp_kfree_skb", onTracing, ebpf.AttachTraceRawTp, drops},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
+}
+
+// carries reports whether the layer is judged at the hook: a discard layer is where its
+// layer blocks. It is no reason to attach that, since only a filter blocks there.
+func (h *hook) carries(id layermap.LayerID) bool {
+	if of := layermap.ByID(id).DiscardOf(); of != nil && slices.Contains(h.layers, of.ID) {
+		return true
+	}
+	return slices.Contains(h.layers, id)
 }
 
 // frameLayers never see loopback.
@@ -135,7 +185,7 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 	for i := range hooks {
 		h := &hooks[i]
 		if !h.kind.onLink() {
-			if h.needed(layers, false) {
+			if h.needed(layers, false) && h.kind.here() {
 				list = append(list, spot{hook: h})
 			}
 			continue
@@ -170,10 +220,12 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = link.AttachTCX(link.TCXOptions{Interface: s.dev.Index, Program: prog, Attach: s.hook.attach, Anchor: anchor})
 		case onXDP:
 			l, err = attachXDP(s.dev, prog)
-		case onLocalIn, onForward, onLocalOut:
+		case onLocalIn, onForward, onLocalOut, onAnswer:
 			l, err = attachNetfilter(s.hook, prog)
 		case onTracing:
 			l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: s.hook.attach})
+		case onLSM:
+			l, err = link.AttachLSM(link.LSMOptions{Program: prog})
 		}
 		return err
 	})
@@ -207,16 +259,25 @@ func attachXDP(d *device, prog *ebpf.Program) (link.Link, error) {
 // Priorities at a netfilter hook: behind the kernel's own chains and address
 // translation, and none of those of the kernel (linux/netfilter_ipv4.h). BPF
 // programs cannot share one, so that another instance of the namespace, or
-// somebody else's program, has the next.
+// somebody else's program, has the next. An answer that is silenced must not come to
+// the layers that it would pass: that is decided before.
 const (
 	netfilterPriority   = 110
+	answerPriority      = 55
 	netfilterPriorities = 64
+	answerPriorities    = 40
 )
 
 // netfilterPoints are the points of the stack where kinds of hooks sit.
 var netfilterPoints = map[hookKind]link.NetfilterInetHook{
 	onLocalIn: link.NetfilterInetLocalIn, onForward: link.NetfilterInetForward, onLocalOut: link.NetfilterInetLocalOut,
+	onAnswer: link.NetfilterInetLocalOut,
 }
+
+// haveNetfilterLinks asks whether the kernel has netfilter's programs (6.4).
+var haveNetfilterLinks = sync.OnceValue(func() bool {
+	return !errors.Is(features.HaveProgramType(ebpf.Netfilter), ebpf.ErrNotSupported)
+})
 
 // protocolFamily is that of the hook's layers: one of netfilter's links serves
 // one family.
@@ -228,15 +289,19 @@ func (h *hook) protocolFamily() link.NetfilterProtocolFamily {
 }
 
 func attachNetfilter(h *hook, prog *ebpf.Program) (l link.Link, err error) {
-	for priority := range int32(netfilterPriorities) {
+	first, priorities := int32(netfilterPriority), int32(netfilterPriorities)
+	if h.kind == onAnswer {
+		first, priorities = answerPriority, answerPriorities
+	}
+	for priority := range priorities {
 		l, err = link.AttachNetfilter(link.NetfilterOptions{
-			Program: prog, ProtocolFamily: h.protocolFamily(), Hook: netfilterPoints[h.kind], Priority: netfilterPriority + priority,
+			Program: prog, ProtocolFamily: h.protocolFamily(), Hook: netfilterPoints[h.kind], Priority: first + priority,
 		})
 		if !errors.Is(err, unix.EBUSY) {
 			return l, err
 		}
 	}
-	return nil, fmt.Errorf("%w: other programs have all priorities from %d on: %w", ErrOccupied, netfilterPriority, err)
+	return nil, fmt.Errorf("%w: other programs have all priorities from %d on: %w", ErrOccupied, first, err)
 }
 
 func xdpOccupant(index int) string {
@@ -338,11 +403,11 @@ func (e *Engine) holds(s spot) bool {
 	case onXDP:
 		x := info.XDP()
 		return x != nil && int(x.Ifindex) == s.dev.Index
-	case onLocalIn, onForward, onLocalOut:
+	case onLocalIn, onForward, onLocalOut, onAnswer:
 		// a namespace lives as long as it has such a link
 		x := info.Netfilter()
 		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]
-	case onTracing:
+	case onTracing, onLSM:
 		return info.Type == link.TracingType || info.Type == link.RawTracepointType
 	}
 	x := info.TCX()

@@ -79,6 +79,15 @@ type Event struct {
 
 	OutInterface string `json:"outInterface,omitempty"` // forward: that it goes on by
 
+	// The discard metadata, at discard layers only: who discarded (network, transport,
+	// general), why in the words of Windows, and, where that was a filter, which.
+	DiscardModule     string    `json:"discardModule,omitempty"`
+	DiscardReason     string    `json:"discardReason,omitempty"`
+	DiscardFilterID   filter.ID `json:"discardFilterId,omitempty"`
+	DiscardFilterName string    `json:"discardFilterName,omitempty"`
+	// OriginalDst is the destination before a redirection, at ALE_AUTH_CONNECT.
+	OriginalDst string `json:"originalDst,omitempty"`
+
 	// Metadata is where the packet's parts lie; nil where the layer has no packet.
 	Metadata *Metadata `json:"metadata,omitempty"`
 

@@ -26,8 +26,20 @@ func TestProbeOfAKernelThatRefusesAProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	without := map[layermap.LayerID]string{
-		layermap.InboundTransportV4: "this kernel refuses local_in4: ", layermap.InboundTransportV6: "this kernel refuses local_in6: ",
+	without := map[layermap.LayerID]string{}
+	for _, h := range hooks {
+		if h.kind != onLocalIn {
+			continue
+		}
+		for _, id := range h.layers {
+			without[id] = "this kernel refuses " + h.name + ": "
+			if layermap.ByID(id+1).DiscardOf() != nil { // where own blocks are judged next
+				without[id+1] = without[id]
+			}
+		}
+	}
+	if len(without) != 10 {
+		t.Fatalf("%d layers are judged at LOCAL_IN: %v", len(without), without)
 	}
 	for _, l := range layermap.Layers() {
 		if !l.Hook().Live {

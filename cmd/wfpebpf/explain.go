@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/user"
@@ -23,17 +24,17 @@ import (
 
 // question is what explain was asked.
 type question struct {
-	target                               loader.Target
-	mapFile                              string
-	layer, in, out, forward, from, to    string
-	program, user, unit, iface, outIface string
-	live, windows, json                  bool
+	target                                     loader.Target
+	mapFile                                    string
+	layer, in, out, forward, listen, from, to  string
+	program, user, unit, iface, outIface, port string
+	live, windows, json                        bool
 }
 
 func explainCommand() *cobra.Command {
 	var q question
 	cmd := &cobra.Command{
-		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out|--forward} PROTO --from A:P --to A:P}",
+		Use:   "explain FILE... {--layer L FIELD=VALUE... | {--in|--out|--forward} PROTO --from A:P --to A:P | --listen PROTO --to A:P}",
 		Short: "Say what a policy does with traffic, and why",
 		Long: `Says what a policy does with traffic: the verdict, the filter whose action became
 final, what each sublayer came to, and which further fields would change it. It
@@ -47,6 +48,9 @@ connection instead, which is judged at each layer that it passes. Without --ifac
 the fields of the link stay EMPTY, except for loopback traffic. Of ICMP the port of
 the local address is the type, and that of the remote one the code. With --forward it
 is a packet that the host passes on: it comes in by --iface and goes on by --out-iface.
+Where --iface is a bridge, --port says by which of its ports the traffic crosses it.
+With --listen it is a socket that is bound to an address, 0.0.0.0 and [::] for any, and,
+if it is TCP, begins to listen.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -56,6 +60,7 @@ beside it are compared with what is in force.`,
 		Example: `  wfpebpf explain policy.yaml --out tcp --from 10.0.0.2:50000 --to 10.0.0.1:445
   wfpebpf explain wfpstate.xml --map map.yaml --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:3389 --iface eth0
   wfpebpf explain policy.yaml --forward udp --from 192.0.2.9 --to 198.51.100.1 --iface eth0 --out-iface eth1
+  wfpebpf explain policy.yaml --listen tcp --to 0.0.0.0:23 --program /usr/sbin/in.telnetd
   wfpebpf explain policy.yaml --layer ALE_AUTH_CONNECT_V4 IP_REMOTE_PORT=445 IP_PROTOCOL=tcp
   wfpebpf explain --live --in tcp --from 192.0.2.9:40000 --to 192.0.2.1:22 --json`,
 		Args: cobra.ArbitraryArgs,
@@ -66,25 +71,29 @@ beside it are compared with what is in force.`,
 	f.StringVar(&q.in, "in", "", "judge inbound traffic of this protocol (tcp, udp, icmp, icmpv6, a number)")
 	f.StringVar(&q.out, "out", "", "judge outbound traffic of this protocol")
 	f.StringVar(&q.forward, "forward", "", "judge traffic of this protocol that the host passes on")
+	f.StringVar(&q.listen, "listen", "", "judge a socket of this protocol, tcp or udp, that is bound and listens")
 	f.StringVar(&q.from, "from", "", "source address and port")
 	f.StringVar(&q.to, "to", "", "destination address and port")
 	f.StringVar(&q.program, "program", "", "path of the executable that has the socket")
 	f.StringVar(&q.user, "user", "", "its user: a name, a uid, uid:N or gid:N")
 	f.StringVar(&q.unit, "unit", "", "its systemd unit")
 	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over; with --forward, that it comes in by")
+	f.StringVar(&q.port, "port", "", "port by which the traffic crosses the bridge that --iface names")
 	f.StringVar(&q.outIface, "out-iface", "", "link that forwarded traffic goes on by")
 	f.BoolVar(&q.live, "live", false, "ask the kernel, too, about the policy in force")
 	f.BoolVar(&q.windows, "as-windows", false, "judge as on Windows: include what is refused here")
 	mapFlag(cmd, &q.mapFile)
 	targetFlags(cmd, &q.target)
 	jsonFlag(cmd, &q.json)
-	cmd.MarkFlagsOneRequired("layer", "in", "out", "forward")
-	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out", "forward")
+	cmd.MarkFlagsOneRequired("layer", "in", "out", "forward", "listen")
+	cmd.MarkFlagsMutuallyExclusive("layer", "in", "out", "forward", "listen")
+	cmd.MarkFlagsMutuallyExclusive("listen", "from")
 	cmd.MarkFlagsMutuallyExclusive("live", "as-windows")
 	complete(cmd, "layer", completeLayers)
 	complete(cmd, "iface", completeLinks)
 	complete(cmd, "out-iface", completeLinks)
-	for _, flag := range []string{"in", "out", "forward"} {
+	complete(cmd, "port", completeLinks)
+	for _, flag := range []string{"in", "out", "forward", "listen"} {
 		complete(cmd, flag, func(*cobra.Command) []string { return []string{"tcp", "udp"} })
 	}
 	cmd.ValidArgsFunction = completeFields
@@ -131,6 +140,8 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 		return usagef("%s goes with --layer", values[0])
 	case q.forward == "" && q.outIface != "":
 		return usagef("--out-iface goes with --forward")
+	case q.port != "" && (q.iface == "" || q.forward != ""):
+		return usagef("--port goes with --iface, which names a bridge, and with --in or --out")
 	case q.forward != "" && (q.program != "" || q.user != "" || q.unit != ""):
 		return usagef("--program, --user and --unit are of a socket of this host, and a forwarded packet has none")
 	}
@@ -256,10 +267,10 @@ func compare(engine *loader.Engine, answers []explain.Answer) error {
 // tuple reads the flags that describe a connection.
 func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
 	t := &explain.Tuple{
-		Outbound: q.out != "", Forwarded: q.forward != "", Unit: q.unit,
-		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface},
+		Outbound: q.out != "", Forwarded: q.forward != "", Listening: q.listen != "", Unit: q.unit,
+		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface}, Port: explain.Link{Name: q.port},
 	}
-	name := q.in + q.out + q.forward
+	name := q.in + q.out + q.forward + q.listen
 	connect := layermap.ByID(layermap.ALEAuthConnectV4)
 	field := func(key string, texts ...string) (filter.Value, error) {
 		var assignments []string
@@ -290,6 +301,10 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		t.Local, t.Remote = from, to
 	}
 	switch a, b := t.Local.Addr().Unmap(), t.Remote.Addr().Unmap(); {
+	case t.Listening && !a.IsValid():
+		return nil, errors.New("--to is needed: the address that the socket is bound to")
+	case t.Listening && !slices.Contains(slices.Collect(maps.Values(failsafeProtocols)), t.Protocol):
+		return nil, errors.New("--listen is for tcp and udp; what is judged of other sockets, --layer ALE_RESOURCE_ASSIGNMENT_V4 and _V6 answer")
 	case !a.IsValid() && !b.IsValid():
 		return nil, errors.New("--from and --to are needed")
 	case a.IsValid() && b.IsValid() && a.Is4() != b.Is4():
@@ -314,8 +329,14 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 		if q.iface != "" {
 			t.Link = named(q.iface, links)
 		}
+		if q.port != "" {
+			t.Port = named(q.port, links)
+		}
 		if q.outIface != "" {
 			t.OutLink = named(q.outIface, links)
+		}
+		if t.Listening && q.iface == "" {
+			t.Link = owning(t.Local.Addr(), netip.Addr{}, links)
 		}
 		t.FromHost, t.ToHost = hasAddress(links, t.Remote.Addr()), hasAddress(links, t.Local.Addr())
 	}

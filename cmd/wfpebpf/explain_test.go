@@ -51,7 +51,7 @@ func TestExplainATuple(t *testing.T) {
 			t.Errorf("%s at %s, want %s", a.Verdict, a.Layer, want)
 		}
 	}
-	want := []string{"ALE_RESOURCE_ASSIGNMENT_V4", "ALE_AUTH_CONNECT_V4", "STREAM_PACKET_V4", "OUTBOUND_TRANSPORT_V4", "OUTBOUND_IPPACKET_V4", "OUTBOUND_MAC_FRAME_ETHERNET", "OUTBOUND_MAC_FRAME_NATIVE", "ALE_FLOW_ESTABLISHED_V4"}
+	want := []string{"ALE_RESOURCE_ASSIGNMENT_V4", "ALE_CONNECT_REDIRECT_V4", "ALE_AUTH_CONNECT_V4", "STREAM_PACKET_V4", "OUTBOUND_TRANSPORT_V4", "OUTBOUND_IPPACKET_V4", "OUTBOUND_MAC_FRAME_ETHERNET", "OUTBOUND_MAC_FRAME_NATIVE", "ALE_FLOW_ESTABLISHED_V4"}
 	if !slices.Equal(layers, want) {
 		t.Errorf("layers %q, want %q", layers, want)
 	}
@@ -90,6 +90,41 @@ filters:
 		{"--forward", "tcp", "--in", "tcp"},
 	} {
 		r := wfpebpf(t, append([]string{"explain", file, "--from", "192.0.2.1", "--to", "198.51.100.1"}, args...)...)
+		if r.code != exitUsage {
+			t.Errorf("%q: exit code %d, want a usage error: %s", args, r.code, r.err)
+		}
+	}
+}
+
+func TestExplainListening(t *testing.T) {
+	file := write(t, "policy.yaml", `wfpebpf: 1
+filters:
+  - {name: No telnet, layer: [ALE_AUTH_LISTEN_V4, ALE_AUTH_LISTEN_V6], action: BLOCK, conditions: [{IP_LOCAL_PORT: 23}, {ALE_USER_ID: "uid:0"}]}
+`)
+	for _, tc := range []struct{ protocol, to, layers, verdict string }{
+		{"tcp", "0.0.0.0:23", "ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_LISTEN_V4", "block"},
+		{"tcp", "[::]:23", "ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_LISTEN_V6", "block"},
+		{"tcp", "[::]:22", "ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_LISTEN_V6", "permit"},
+		{"udp", "127.0.0.1:23", "ALE_RESOURCE_ASSIGNMENT_V4", "permit"},
+	} {
+		r := wfpebpf(t, "explain", file, "--listen", tc.protocol, "--to", tc.to, "--user", "root", "--json")
+		var answers []explain.Answer
+		decode(t, r.out, &answers)
+		var layers []string
+		for _, a := range answers {
+			layers = append(layers, a.Layer)
+		}
+		if got := strings.Join(layers, " "); got != tc.layers || answers[len(answers)-1].Verdict != tc.verdict {
+			t.Errorf("%s %s: want %s at the last of %s, got %+v", tc.protocol, tc.to, tc.verdict, tc.layers, answers)
+		}
+	}
+	for _, args := range [][]string{
+		{"--listen", "tcp"},
+		{"--listen", "icmp", "--to", "0.0.0.0"},
+		{"--listen", "tcp", "--to", "0.0.0.0:23", "--from", "192.0.2.1"},
+		{"--listen", "tcp", "--to", "0.0.0.0:23", "--in", "tcp"},
+	} {
+		r := wfpebpf(t, append([]string{"explain", file}, args...)...)
 		if r.code != exitUsage {
 			t.Errorf("%q: exit code %d, want a usage error: %s", args, r.code, r.err)
 		}

@@ -25,6 +25,8 @@ var liveTests = []string{
 	"TestFrameNativeStacked", "TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
+	"TestDiscard", "TestDrops",
+	"TestRedirectTCP", "TestRedirectUDP", "TestRedirectBind",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
@@ -32,6 +34,7 @@ var netfilterTests = []string{
 	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
 	"TestPacketFlowTCP", "TestPacketFlowUDP", "TestPacketFlowLoopback", "TestEveryLayer", "TestDataOffset",
 	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
+	"TestDiscardAtNetfilter", "TestClosedPorts", "TestDropsOfOwnBlocks",
 }
 
 var kernels = []vm.Kernel{vm.Kernel61, vm.Kernel612}

@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 )
@@ -39,7 +40,8 @@ const verifiedMark = "verified "
 
 // Verified loads every program on this kernel and returns how many
 // instructions the verifier went through for each, of a limit of a million.
-// Programs of a type that the kernel does not have are left out.
+// Programs of a type that the kernel does not have are left out, and LSM programs where
+// they are forbidden.
 func Verified() (map[string]uint32, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, err
@@ -51,7 +53,8 @@ func Verified() (map[string]uint32, error) {
 	lacking := map[ebpf.ProgramType]bool{}
 	for name, p := range spec.Programs {
 		if _, asked := lacking[p.Type]; !asked {
-			lacking[p.Type] = errors.Is(features.HaveProgramType(p.Type), ebpf.ErrNotSupported)
+			err := features.HaveProgramType(p.Type)
+			lacking[p.Type] = errors.Is(err, ebpf.ErrNotSupported) || p.Type == ebpf.LSM && errors.Is(err, unix.EPERM)
 		}
 		if lacking[p.Type] {
 			delete(spec.Programs, name)

@@ -31,6 +31,7 @@ var everyLayer = "filters:\n" +
 	rule("BLOCK", "Block 8081 out", atConnect, 0, "{IP_REMOTE_PORT: 8081}") +
 	rule("BLOCK", "Block 8081 in", atAccept, 0, "{IP_LOCAL_PORT: 8081}") +
 	rule("BLOCK", "Block bind", atAssignment, 0, "{IP_LOCAL_PORT: 8082}") +
+	rule("BLOCK", "Block listeners", atListen, 0, "{IP_LOCAL_PORT: 8086}") +
 	rule("BLOCK", "Block packets", "[INBOUND_IPPACKET_V4, OUTBOUND_IPPACKET_V4]", 0, "{IP_REMOTE_ADDRESS: 10.77.0.12}") +
 	rule("BLOCK", "Block transport", "[INBOUND_TRANSPORT_V4, INBOUND_TRANSPORT_V6, OUTBOUND_TRANSPORT_V4, OUTBOUND_TRANSPORT_V6]", 0, "{IP_LOCAL_PORT: 8083}") +
 	rule("BLOCK", "Block forwarded", "[IPFORWARD_V4, IPFORWARD_V6]", 0, "{SOURCE_INTERFACE_INDEX: 9999}") +

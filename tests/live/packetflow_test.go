@@ -59,6 +59,7 @@ var (
 	packetBeforeAccept = difference{"STREAM_PACKET", "a packet that comes in is seen before ALE_AUTH_RECV_ACCEPT, not behind it"}
 	packetsOfNone      = difference{"STREAM_PACKET", "packets of no connection are seen, too: to closed ports, and the answers"}
 	closedPortsSeen    = difference{"INBOUND_TRANSPORT", "packets to closed ports are seen, too"}
+	implicitBind       = difference{"ALE_BIND_REDIRECT", "implicit binds are not redirected"}
 	flowBehindPacket   = difference{"ALE_FLOW_ESTABLISHED", "what a program sends first is judged behind OUTBOUND_TRANSPORT"}
 	fragmentOnce       = difference{"INBOUND_IPPACKET", "each fragment is seen once"}
 	fragmentFirst      = difference{"INBOUND_TRANSPORT", "the first fragment stands for an IPv6 datagram"}
@@ -420,7 +421,8 @@ var tcpFlows = []flowRow{
 		},
 		host: as(in+"AR SP "+segmentOut+segmentIn+"FE ").
 			but(segmentIn+"AR "+segmentOut+segmentIn+"FE ", packetBeforeAccept),
-		peer: as(bound + "CR AC " + segmentOut + segmentIn + "FE " + segmentOut),
+		peer: as(bound+"CR AC "+segmentOut+segmentIn+"FE "+segmentOut).
+			but("RA CR AC "+segmentOut+segmentIn+"FE "+segmentOut, implicitBind),
 	},
 	{
 		name: "data", protocol: protocolTCP,
@@ -460,7 +462,8 @@ var tcpFlows = []flowRow{
 		},
 		host: as("N-in E-in IP-in IT-DISCARD "+out).
 			but(segmentIn+"IT-DISCARD "+segmentOut, closedPortsSeen, packetsOfNone),
-		peer: as(bound + "CR AC " + segmentOut + segmentIn + "EC RR "),
+		peer: as(bound+"CR AC "+segmentOut+segmentIn+"EC RR ").
+			but("RA CR AC "+segmentOut+segmentIn+"EC RR ", implicitBind),
 	},
 }
 
@@ -501,7 +504,7 @@ var udpFlows = []flowRow{
 		},
 		host: as(in + "AR FE DG "),
 		peer: as(bound+"CR AC FE DG "+out).
-			but(bound+"CR AC DG OT FE IP-out E-out N-out ", flowBehindPacket),
+			but("RA CR AC DG OT FE IP-out E-out N-out ", flowBehindPacket, implicitBind),
 	},
 	{
 		name: "next datagram", protocol: protocolUDP,
@@ -534,7 +537,7 @@ var udpFlows = []flowRow{
 		},
 		host: as(in + "AR FE DG "),
 		peer: as(bound+"CR CR AC FE DG "+out).
-			but(bound+"CR AC DG OT FE IP-out E-out N-out ", connectedEarly, flowBehindPacket),
+			but("RA CR AC DG OT FE IP-out E-out N-out ", connectedEarly, flowBehindPacket, implicitBind),
 	},
 	{
 		name: "close", protocol: protocolUDP,
@@ -553,7 +556,7 @@ var udpFlows = []flowRow{
 		host: as("N-in E-in IP-in IP-in-DISCARD OE "+out).
 			but(in+"IP-in-DISCARD OE "+out, closedPortsSeen),
 		peer: as(bound+"CR AC FE DG "+out+in+"IE ").
-			but(bound+"CR AC DG OT FE IP-out E-out N-out "+in+"IE ", flowBehindPacket),
+			but("RA CR AC DG OT FE IP-out E-out N-out "+in+"IE ", flowBehindPacket, implicitBind),
 	},
 }
 
@@ -619,10 +622,10 @@ var connectsOneself = as(bound+"CR AC "+
 	"SP "+loopbackOut+loopbackIn+"AR SP "+
 	"SP "+loopbackOut+loopbackIn+"SP FE "+
 	"SP "+loopbackOut+loopbackIn+"SP FE ").
-	but(bound+"CR AC "+
+	but("RA CR AC "+
 		"SP "+loopbackOut+loopbackIn+"SP AR "+
 		"SP "+loopbackOut+loopbackIn+"SP FE "+
-		"SP "+loopbackOut+loopbackIn+"SP FE ", packetBeforeAccept)
+		"SP "+loopbackOut+loopbackIn+"SP FE ", packetBeforeAccept, implicitBind)
 
 // loopbackFlows are those of packetflows.md 9: both lists of an event, joined.
 var loopbackFlows = []flowRow{
@@ -642,7 +645,7 @@ var loopbackFlows = []flowRow{
 			return func() { r.sendTo(s, at(r.f.loopback, r.port), hello) }
 		},
 		host: as(bound+"CR AC FE DG "+loopbackOut+loopbackIn+"AR FE DG ").
-			but(bound+"CR AC DG OT FE IP-out "+loopbackIn+"AR FE DG ", flowBehindPacket),
+			but("RA CR AC DG OT FE IP-out "+loopbackIn+"AR FE DG ", flowBehindPacket, implicitBind),
 	},
 	{
 		name: "next datagram to oneself", protocol: protocolUDP,
@@ -792,7 +795,7 @@ var redirectFlows = []flowRow{
 			proxy := at(r.f.loopback, r.port)
 			r.listenAt(r.f.tcp, r.f.loopback)
 			policy := fmt.Sprintf("callouts: [{key: to-proxy, layer: ALE_CONNECT_REDIRECT_%s, builtin: redirect, to: %q}]\n", r.f.layer, proxy) +
-				flowPolicy() + fmt.Sprintf("  - {name: Redirect it, layer: ALE_CONNECT_REDIRECT_%s, weight: 8, action: CALLOUT_TERMINATING,"+
+				flowPolicy("ALE_CONNECT_REDIRECT_"+r.f.layer) + fmt.Sprintf("  - {name: Redirect it, layer: ALE_CONNECT_REDIRECT_%s, weight: 8, action: CALLOUT_TERMINATING,"+
 				" callout: to-proxy, conditions: [{IP_REMOTE_PORT: %d}]}\n", r.f.layer, r.port)
 			r.bed.apply(policy)
 			return func() {

@@ -296,6 +296,13 @@ func (p *Proc) Socket(domain, typ, protocol int) (Sock, error) {
 	return r.socket(), err
 }
 
+// SetOption sets an option of a socket.
+func (p *Proc) SetOption(s Sock, level, option int, value []byte) error {
+	_, err := p.do(request{Op: "setsockopt", Sock: s.ID, Level: level, Option: option, Data: value},
+		fmt.Sprintf("setsockopt %d %d", level, option))
+	return err
+}
+
 // Exchange sends a message on a connected socket and reads its echo.
 func (p *Proc) Exchange(s Sock, message string, opts ...Options) error {
 	req := request{Op: "exchange", Sock: s.ID, Data: []byte(message)}

@@ -31,6 +31,9 @@ type request struct {
 	Domain   int `json:"domain,omitempty"`
 	Type     int `json:"type,omitempty"`
 	Protocol int `json:"protocol,omitempty"`
+	// For op "setsockopt", whose value is Data.
+	Level  int `json:"level,omitempty"`
+	Option int `json:"option,omitempty"`
 
 	Options Options `json:"options"`
 }
@@ -45,6 +48,8 @@ type response struct {
 	// Protocol of Sock, SO_PROTOCOL.
 	Protocol int `json:"protocol,omitempty"`
 	Number   int `json:"number,omitempty"` // of Sock's descriptor
+
+	Originals []netip.AddrPort `json:"originals,omitempty"` // of a proxy's connections
 
 	// On failure: the call, and one of the three ways to say why.
 	Call    string `json:"call,omitempty"`
