@@ -798,9 +798,11 @@ var redirectFlows = []flowRow{
 				flowPolicy("ALE_CONNECT_REDIRECT_"+r.f.layer) + fmt.Sprintf("  - {name: Redirect it, layer: ALE_CONNECT_REDIRECT_%s, weight: 8, action: CALLOUT_TERMINATING,"+
 				" callout: to-proxy, conditions: [{IP_REMOTE_PORT: %d}]}\n", r.f.layer, r.port)
 			r.bed.apply(policy)
+			// what the proxy itself connects to is not redirected
+			client := r.on(r.bed.host, testbed.ProcOptions{})
 			return func() {
-				s, err := r.host.Dial(r.f.tcp, at(r.f.peer, r.port), testbed.Options{MPTCP: testbed.MPTCPOff})
-				r.has(r.host, s, err)
+				s, err := client.Dial(r.f.tcp, at(r.f.peer, r.port), testbed.Options{MPTCP: testbed.MPTCPOff})
+				r.has(client, s, err)
 			}
 		},
 		host: connectsOneself,
