@@ -30,22 +30,31 @@ static __always_inline int passes_untold(__u32 generation, __u64 verdict)
 	return 1;
 }
 
+/* Whether a verdict makes an event. */
+static __always_inline int is_told(__u64 verdict)
+{
+	struct wfp_config *c;
+	__u32 zero = 0;
+
+	if (verdict & WFP_VERDICT_BLOCK)
+		return 1;
+	c = bpf_map_lookup_elem(&config, &zero);
+	return c && c->permits && filter_decided(verdict);
+}
+
 /* Counts a verdict and reserves its event; NULL where none is wanted or there
  * is no room. The caller fills in the traffic and submits. */
 static __always_inline struct wfp_event *report(__u32 generation, __u64 verdict)
 {
-	struct wfp_config *c;
+	struct wfp_parts *parts;
 	struct wfp_event *e;
 	__u32 zero = 0;
 
 	if (verdict & WFP_VERDICT_ERROR)
 		count(WFP_COUNTER_ERROR);
 	count_hit(generation, verdict);
-	if (!(verdict & WFP_VERDICT_BLOCK)) {
-		c = bpf_map_lookup_elem(&config, &zero);
-		if (!c || !c->permits || !filter_decided(verdict))
-			return NULL;
-	}
+	if (!is_told(verdict))
+		return NULL;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count(WFP_COUNTER_LOST);
@@ -55,5 +64,10 @@ static __always_inline struct wfp_event *report(__u32 generation, __u64 verdict)
 	e->time = bpf_ktime_get_boot_ns();
 	e->filter_id = deciding_filter(generation, verdict);
 	e->action = verdict & WFP_VERDICT_BLOCK ? WFP_ACTION_BLOCK : WFP_ACTION_PERMIT;
+	parts = bpf_map_lookup_elem(&noted, &zero);
+	if (parts) {
+		e->parts = *parts;
+		parts->has = 0;
+	}
 	return e;
 }

@@ -172,6 +172,7 @@ __noinline int wfp_icmp_error(struct bpf_nf_ctx *ctx, __u32 transport, __u64 sta
 		count(WFP_COUNTER_UNREADABLE);
 		return NF_DROP;
 	}
+	wfp_note_nf(ctx, icmp_error_layer(transport), verdict);
 	wfp_above_report(&t, icmp_error_layer(transport), verdict, 0);
 	if (!(verdict & WFP_VERDICT_BLOCK))
 		return NF_ACCEPT;
@@ -275,6 +276,7 @@ __noinline int wfp_stream_packet(struct bpf_nf_ctx *ctx, __u32 transport, __u64 
 		verdict = wfp_stream_verdict(&t);
 		wfp_stream_keep(&t, stamp, verdict);
 	}
-	wfp_above_report(&t, stream_packet_layer(transport), verdict, 0);
+	wfp_note_nf(ctx, stream_packet_layer(t.layer), verdict);
+	wfp_above_report(&t, stream_packet_layer(t.layer), verdict, 0);
 	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
 }

@@ -10,6 +10,7 @@
 
 #include "hook_above.h"
 #include "hook_end.h"
+#include "parts.h"
 
 static __always_inline __u32 datagram_layer(__u32 layer)
 {
@@ -114,8 +115,8 @@ __noinline int wfp_datagram_discard(struct wfp_tuple *t, __u64 blocked)
 	return wfp_above_report(t, datagram_layer(t->layer), wfp_datagram_verdict(t), blocked);
 }
 
-/* Judges a datagram by the policy of the stamp. Returns 1 where it is blocked. */
-static __always_inline int judge_datagram(struct wfp_tuple *t, __u64 stamp)
+/* The verdict on a datagram by the policy of the stamp, kept or new. */
+static __always_inline __u64 judge_datagram(struct wfp_tuple *t, __u64 stamp)
 {
 	__u64 verdict;
 
@@ -126,6 +127,12 @@ static __always_inline int judge_datagram(struct wfp_tuple *t, __u64 stamp)
 		verdict = wfp_datagram_verdict(t);
 		wfp_datagram_keep(t, stamp, verdict);
 	}
+	return verdict;
+}
+
+/* Counts and reports it. Returns 1 where the datagram is blocked. */
+static __always_inline int end_datagram(struct wfp_tuple *t, __u64 verdict)
+{
 	wfp_above_report(t, datagram_layer(t->layer), verdict, 0);
 	if (!(verdict & WFP_VERDICT_BLOCK))
 		return 0;
@@ -135,13 +142,15 @@ static __always_inline int judge_datagram(struct wfp_tuple *t, __u64 stamp)
 
 /* Judges a datagram that comes in for a UDP socket, whose flow is authorised. Returns 1
  * where it is blocked. */
-static __always_inline int datagram_in(struct wfp_tuple *t)
+static __always_inline int datagram_in(struct __sk_buff *skb, struct wfp_tuple *t)
 {
-	__u64 stamp = active_stamp();
+	__u64 stamp = active_stamp(), verdict;
 
 	if (!find_layer(stamp_generation(stamp), datagram_layer(t->layer)))
 		return 0;
-	return judge_datagram(t, stamp);
+	verdict = judge_datagram(t, stamp);
+	wfp_note_skb(skb, datagram_layer(t->layer), 1, verdict);
+	return end_datagram(t, verdict);
 }
 
 /* The socket of a program that a packet goes out by; NULL: the kernel's own. Of a packet
@@ -186,6 +195,7 @@ __noinline int wfp_datagram_packet(struct bpf_nf_ctx *ctx, __u32 transport, __u6
 {
 	struct wfp_tuple t = { .layer = transport };
 	int read = wfp_transport_tuple(ctx, &t), sender;
+	__u64 verdict;
 
 	if (read < 0) {
 		count(WFP_COUNTER_UNREADABLE);
@@ -203,5 +213,7 @@ __noinline int wfp_datagram_packet(struct bpf_nf_ctx *ctx, __u32 transport, __u6
 	} else if (t.protocol == IPPROTO_TCP || t.protocol == IPPROTO_UDP) {
 		return NF_ACCEPT;
 	}
-	return judge_datagram(&t, stamp) ? NF_DROP : NF_ACCEPT;
+	verdict = judge_datagram(&t, stamp);
+	wfp_note_nf(ctx, datagram_layer(t.layer), verdict);
+	return end_datagram(&t, verdict) ? NF_DROP : NF_ACCEPT;
 }

@@ -17,6 +17,7 @@
 #include "ale.h"
 #include "kernel_socket.h"
 #include "packet.h"
+#include "parts.h"
 #include "verdicts.h"
 
 #define NF_DROP 0
@@ -296,6 +297,18 @@ __noinline __u64 wfp_transport_find(struct bpf_nf_ctx *ctx, __u32 layer, __u32 f
 		       find_transport(ctx, WFP_INBOUND_TRANSPORT_V4, flags, stamp);
 }
 
+/* Notes the parts of what a hook of netfilter is about to report. */
+__noinline int wfp_note_nf(struct bpf_nf_ctx *ctx, __u32 layer, __u64 verdict)
+{
+	struct bpf_dynptr dynptr;
+	struct wfp_bytes p = { .dynptr = &dynptr };
+
+	if (!is_told(verdict) || bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &dynptr))
+		return 0;
+	note(p, layer, 0, 1, ctx->state->pf == NFPROTO_IPV6);
+	return 0;
+}
+
 /* Makes a blocked packet's layer the discard layer, if that has filters: else returns
  * 0. A layer without tests of flags did not look whose the packet is. */
 __noinline int wfp_transport_discards(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
@@ -336,6 +349,7 @@ __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 fl
 		asm volatile("" : "+r"(tuple));
 		wfp_transport_keep(tuple, stamp, verdict);
 	}
+	wfp_note_nf(ctx, t.layer, verdict);
 	wfp_ale_report(&t, NULL, verdict);
 	if (!(verdict & WFP_VERDICT_BLOCK))
 		return NF_ACCEPT;

@@ -13,6 +13,7 @@
 #include "flow.h"
 #include "hook_datagram.h"
 #include "packet.h"
+#include "parts.h"
 #include "reauthorize.h"
 #include "redirect.h"
 
@@ -136,16 +137,20 @@ static __always_inline int accept_packet(struct __sk_buff *skb, struct wfp_tuple
 			return known_flow(t, s, cookie, alive, 0);
 	}
 	t->local_type = packet_type(t->local, t->layer);
+	/* it is not known yet whether they are told of, but a flow comes here once */
+	wfp_note_skb(skb, t->layer, 1, WFP_VERDICT_BLOCK);
 	if (wfp_ale(t, s))
 		return WFP_DROP;
 	if (!cookie)
 		wfp_remember_handshake(t);
 	if (cookie) {
 		t->destination_type = t->local_type;
+		wfp_note_skb(skb, WFP_ALE_FLOW_ESTABLISHED_V4 | is_v6(t->layer), 1, WFP_VERDICT_BLOCK);
 		if (establish_datagrams(t, s, WFP_ALE_AUTH_RECV_ACCEPT_V4, cookie))
 			return WFP_DROP;
 		wfp_remember_flow(t, cookie, 0);
 	}
+	forget_parts();
 	return WFP_PASS;
 }
 
@@ -155,7 +160,7 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 	struct wfp_tuple t = {};
 
 	if (accept_packet(skb, &t) != WFP_PASS ||
-	    (t.protocol == IPPROTO_UDP && datagram_in(&t)))
+	    (t.protocol == IPPROTO_UDP && datagram_in(skb, &t)))
 		return WFP_DROP;
 	return WFP_PASS;
 }
@@ -233,6 +238,7 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	if (!authorised || cookie)
 		wfp_put_destination_type(&t);
 	if (!authorised) {
+		wfp_note_skb(skb, t.layer, 1, WFP_VERDICT_BLOCK);
 		t.flags |= wfp_was_redirected(&t, s, cookie);
 		if (wfp_ale(&t, s)) {
 			if (is_reauthorised(&t)) /* the filters have changed since the socket call */
@@ -247,9 +253,11 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
 	if (cookie) {
 		t.known |= WFP_KNOWN_OUTBOUND;
+		wfp_note_skb(skb, WFP_ALE_FLOW_ESTABLISHED_V4 | is_v6(t.layer), 1, WFP_VERDICT_BLOCK);
 		if (establish_datagrams(&t, s, WFP_ALE_AUTH_CONNECT_V4, cookie))
 			return WFP_DROP;
 		wfp_remember_flow(&t, cookie, 0);
 	}
+	forget_parts();
 	return WFP_PASS;
 }

@@ -12,11 +12,11 @@
 #include "discard.h"
 #include "interface.h"
 #include "packet.h"
+#include "parts.h"
 #include "verdicts.h"
 
 #define TC_PASS (-1) /* TCX_NEXT, TC_ACT_UNSPEC: other programs go on */
 #define TC_DROP 2    /* TC_ACT_SHOT */
-#define ETH_HLEN 14
 
 static __always_inline __u64 mac_number(const __u8 *b)
 {
@@ -79,6 +79,7 @@ __noinline int wfp_tc_frame(struct __sk_buff *skb, __u32 layer, __u32 generation
 	};
 	struct wfp_link *link;
 	__u8 b[ETH_HLEN];
+	__u64 verdict;
 
 	if (!find_layer(generation, layer))
 		return 0;
@@ -98,7 +99,9 @@ __noinline int wfp_tc_frame(struct __sk_buff *skb, __u32 layer, __u32 generation
 		put(&v, WFP_SLOT_VLAN_ID, skb->vlan_tci & 0xffff);
 	put(&v, WFP_SLOT_INTERFACE_MAC, link->mac);
 	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen.ifindex, link);
-	return wfp_tc_report(&seen, wfp_arbitrate(&v), 0);
+	verdict = wfp_arbitrate(&v);
+	wfp_note_skb(skb, layer, 0, verdict);
+	return wfp_tc_report(&seen, verdict, 0);
 }
 
 /* Whether OUTBOUND_MAC_FRAME_NATIVE blocks the frame. The layer tests the interface
@@ -204,9 +207,8 @@ static __always_inline __u32 packet_flags(__u32 ifindex, int outbound, int fragm
  * kept on it stands. Returns 1 for block. */
 __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp, __u64 verdict)
 {
-	__u32 generation = stamp_generation(stamp);
 	struct wfp_seen seen = {
-		.generation = generation,
+		.generation = stamp_generation(stamp),
 		.layer = packet_layer(skb, outbound),
 		.ifindex = skb->ifindex,
 		.outbound = outbound,
@@ -214,7 +216,7 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp,
 	struct wfp_link *link;
 	__u32 header, flags, bare;
 
-	link = find_link(generation, seen.ifindex);
+	link = find_link(seen.generation, seen.ifindex);
 	bare = link && !(link->flags & WFP_LINK_ETHERNET) ? WFP_KEPT_BARE : 0;
 	header = wfp_read_addresses(skb, bare ? 0 : ETH_HLEN,
 				    (struct wfp_address *)(outbound ? seen.local : seen.remote),
@@ -233,10 +235,11 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp,
 		if (link) /* else each packet counts that anew */
 			wfp_tc_keep(&seen, flags, bare, stamp, verdict);
 	}
+	wfp_note_skb(skb, seen.layer, bare, verdict);
 	if (!wfp_tc_report(&seen, verdict, 0))
 		return 0;
 	seen.layer |= WFP_DISCARD;
-	if (find_layer(generation, seen.layer))
+	if (find_layer(seen.generation, seen.layer))
 		wfp_tc_report(&seen, wfp_tc_verdict(&seen, flags, !!link), verdict);
 	return 1;
 }

@@ -17,9 +17,6 @@
 #include "packet.h"
 
 #define ETH_P_802_3_MIN 0x600 /* below, it is a length */
-#define ETH_P_8021Q 0x8100
-#define ETH_P_8021AD 0x88a8
-#define VLAN_HLEN 4
 
 enum wfp_l2_flag {
 	WFP_L2_FLAG_IS_VM2VM = 0x10,
@@ -249,6 +246,7 @@ __noinline int wfp_switch_judge(struct __sk_buff *skb, __u32 layer, __u32 genera
 {
 	struct wfp_switched s = { .layer = layer, .generation = generation };
 	int read = wfp_switch_read(skb, &s);
+	__u64 verdict;
 
 	if (read == WFP_SWITCHED_OTHER || !find_layer(generation, s.layer))
 		return 0;
@@ -256,7 +254,9 @@ __noinline int wfp_switch_judge(struct __sk_buff *skb, __u32 layer, __u32 genera
 		count(WFP_COUNTER_UNREADABLE);
 		return 1;
 	}
-	return wfp_switch_report(skb, &s, wfp_switch_verdict(skb, &s));
+	verdict = wfp_switch_verdict(skb, &s);
+	wfp_note_skb(skb, s.layer, 0, verdict);
+	return wfp_switch_report(skb, &s, verdict);
 }
 
 /* Judges a frame at the layers of one side, the layers that have filters. */

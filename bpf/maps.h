@@ -220,6 +220,14 @@ struct {
 	__uint(max_entries, WFP_COUNTERS);
 } counters SEC(".maps");
 
+/* key 0 -> the parts of the packet that is about to be reported (parts.h). Programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wfp_parts);
+	__uint(max_entries, 1);
+} noted SEC(".maps");
+
 /* struct wfp_event records. Programs write, `events` reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -258,6 +266,7 @@ const enum wfp_link_flag *layout_link_flag __attribute__((unused));
 const enum wfp_nic *layout_nic __attribute__((unused));
 const enum wfp_network *layout_network __attribute__((unused));
 const enum wfp_counter *layout_counter __attribute__((unused));
+const enum wfp_part *layout_part __attribute__((unused));
 const enum wfp_flag *layout_flag __attribute__((unused));
 const struct wfp_drop *layout_drop __attribute__((unused));
 const enum wfp_drop_stage *layout_drop_stage __attribute__((unused));

@@ -139,6 +139,10 @@ const (
 
 	ReauthorizePolicyChange = uint8(WFPWfpReauthorizeReasonWFP_REAUTHORIZE_POLICY_CHANGE)
 
+	PartIP        = uint8(WFPWfpPartWFP_PART_IP)
+	PartTransport = uint8(WFPWfpPartWFP_PART_TRANSPORT)
+	PartData      = uint8(WFPWfpPartWFP_PART_DATA)
+
 	CounterLost       = uint32(WFPWfpCounterWFP_COUNTER_LOST)
 	CounterError      = uint32(WFPWfpCounterWFP_COUNTER_ERROR)
 	CounterNoIdentity = uint32(WFPWfpCounterWFP_COUNTER_NO_IDENTITY)

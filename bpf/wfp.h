@@ -647,6 +647,22 @@ enum wfp_flow_state {
 	WFP_FLOW_OLD = 2,     /* older than the engine: where it was authorised is not known */
 };
 
+/* Where the parts of a packet begin, in bytes from the first one that the hook has: of a
+ * frame its MAC header, else the IP header. */
+struct wfp_parts {
+	__u16 ip;        /* of any frame what follows the MAC header and tags */
+	__u16 transport; /* what follows the IP headers */
+	__u16 data;      /* of an ICMP error the quote */
+	__u8 has;        /* enum wfp_part */
+	__u8 layer;      /* whose packet it is */
+};
+
+enum wfp_part {
+	WFP_PART_IP = 0x1,
+	WFP_PART_TRANSPORT = 0x2,
+	WFP_PART_DATA = 0x4,
+};
+
 /*
  * Redirection. Addresses are IPv6 ones here, of IPv4 the mapped form; halves and ports
  * are in host order.
@@ -741,6 +757,7 @@ struct wfp_event {
 	__u32 discard_reason; /* discard layers: as the module numbers its reasons */
 	__u32 original_port; /* not 0: it was redirected */
 	__u64 original[2]; /* ALE_AUTH_CONNECT, redirected: the destination before */
+	struct wfp_parts parts; /* of another layer: those of this packet are not known */
 };
 
 /* FWPS_DISCARD_MODULE0: who discarded, and so what the reason's number means. */

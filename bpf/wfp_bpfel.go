@@ -170,6 +170,7 @@ type WFPWfpEvent struct {
 	DiscardReason uint32
 	OriginalPort  uint32
 	Original      [2]uint64
+	Parts         WFPWfpParts
 }
 
 type WFPWfpField struct {
@@ -430,6 +431,23 @@ const (
 	WFPWfpNicWFP_NIC_INTERNAL  WFPWfpNic = 3
 )
 
+type WFPWfpPart uint32
+
+const (
+	WFPWfpPartWFP_PART_IP        WFPWfpPart = 1
+	WFPWfpPartWFP_PART_TRANSPORT WFPWfpPart = 2
+	WFPWfpPartWFP_PART_DATA      WFPWfpPart = 4
+)
+
+type WFPWfpParts struct {
+	_         structs.HostLayout
+	Ip        uint16
+	Transport uint16
+	Data      uint16
+	Has       uint8
+	Layer     uint8
+}
+
 type WFPWfpPrincipal struct {
 	_    structs.HostLayout
 	Kind uint32
@@ -602,6 +620,7 @@ const (
 	WFPMapLinks                   = "links"
 	WFPMapListening               = "listening"
 	WFPMapMptcpOwners             = "mptcp_owners"
+	WFPMapNoted                   = "noted"
 	WFPMapPrincipals              = "principals"
 	WFPMapProxies                 = "proxies"
 	WFPMapRecords                 = "records"
@@ -684,6 +703,7 @@ const (
 	WFPVarLayoutLinkFlag          = "layout_link_flag"
 	WFPVarLayoutNetwork           = "layout_network"
 	WFPVarLayoutNic               = "layout_nic"
+	WFPVarLayoutPart              = "layout_part"
 	WFPVarLayoutPrincipal         = "layout_principal"
 	WFPVarLayoutPrincipalKind     = "layout_principal_kind"
 	WFPVarLayoutReauthorizeReason = "layout_reauthorize_reason"
@@ -802,6 +822,7 @@ type WFPMapSpecs struct {
 	Links       *ebpf.MapSpec `ebpf:"links"`
 	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
+	Noted       *ebpf.MapSpec `ebpf:"noted"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Proxies     *ebpf.MapSpec `ebpf:"proxies"`
 	Records     *ebpf.MapSpec `ebpf:"records"`
@@ -848,6 +869,7 @@ type WFPVariableSpecs struct {
 	LayoutLinkFlag          *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutNetwork           *ebpf.VariableSpec `ebpf:"layout_network"`
 	LayoutNic               *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPart              *ebpf.VariableSpec `ebpf:"layout_part"`
 	LayoutPrincipal         *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind     *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutReauthorizeReason *ebpf.VariableSpec `ebpf:"layout_reauthorize_reason"`
@@ -896,6 +918,7 @@ type WFPMaps struct {
 	Links       *ebpf.Map `ebpf:"links"`
 	Listening   *ebpf.Map `ebpf:"listening"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
+	Noted       *ebpf.Map `ebpf:"noted"`
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Proxies     *ebpf.Map `ebpf:"proxies"`
 	Records     *ebpf.Map `ebpf:"records"`
@@ -932,6 +955,7 @@ func (m *WFPMaps) Close() error {
 		m.Links,
 		m.Listening,
 		m.MptcpOwners,
+		m.Noted,
 		m.Principals,
 		m.Proxies,
 		m.Records,
@@ -979,6 +1003,7 @@ type WFPVariables struct {
 	LayoutLinkFlag          *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutNetwork           *ebpf.Variable `ebpf:"layout_network"`
 	LayoutNic               *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPart              *ebpf.Variable `ebpf:"layout_part"`
 	LayoutPrincipal         *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind     *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutReauthorizeReason *ebpf.Variable `ebpf:"layout_reauthorize_reason"`

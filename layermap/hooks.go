@@ -253,7 +253,8 @@ var hooks = map[string]Hook{
 	},
 	"ALE_AUTH_CONNECT": {
 		Name: "cgroup connect, sendmsg; reauthorisation at cgroup egress and ingress; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, cgroup_skb, netfilter", Fidelity: Exact,
-		Differs:   reauthorisation,
+		Differs: "a UDP socket that is connected is judged when it connects, not when it first sends; a call has no packet yet, so that its event has no data offset; " +
+			reauthorisation,
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT_DISCARD": aleDiscardHook("connects"),

@@ -251,6 +251,10 @@ func attachXDP(d *device, prog *ebpf.Program) (link.Link, error) {
 	if err == nil {
 		return l, nil
 	}
+	if errors.Is(err, unix.EEXIST) { // nobody is here, so it is above
+		return nil, fmt.Errorf("%w: a link that lies on %s has an XDP program, so that the kernel takes none below it; detach that one first, or leave %s out with --iface: %w",
+			ErrOccupied, d.Name, d.Name, err)
+	}
 	return link.AttachXDP(link.XDPOptions{Program: prog, Interface: d.Index, Flags: link.XDPGenericMode})
 }
 

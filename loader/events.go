@@ -185,6 +185,7 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	if forwards(layer) {
 		ev.Direction, ev.OutInterface = "forward", d.link(raw.Dev)
 	}
+	ev.Metadata = metadataOf(layermap.ByID(layer), raw)
 	return ev
 }
 

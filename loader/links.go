@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -60,6 +61,29 @@ type device struct {
 	Network uint32 // of a bridge, bpf.Network*
 }
 
+// onParent are the kinds of links that lie on their parent; that of others is the other
+// end of a pair, or none.
+var onParent = map[string]bool{"vlan": true, "macvlan": true, "macvtap": true, "ipvlan": true}
+
+// lowerFirst orders links so that those that lie on others, such as bridges, come behind
+// them: below a link that has an XDP program the kernel takes none.
+func lowerFirst(list []device, links []netlink.Link) {
+	const highest = 8 // the kernel's own limit (MAX_NEST_DEV)
+	height := make(map[int]int, len(list))
+	for range highest {
+		for _, l := range links {
+			a := l.Attrs()
+			if a.MasterIndex != 0 {
+				height[a.MasterIndex] = max(height[a.MasterIndex], height[a.Index]+1)
+			}
+			if onParent[l.Type()] {
+				height[a.Index] = max(height[a.Index], height[a.ParentIndex]+1)
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b device) int { return cmp.Compare(height[a.Index], height[b.Index]) })
+}
+
 // whole lists again what changed while the kernel listed it, since entries can
 // be missing then, and what is missing would be detached. Where changes never
 // cease the last list must do; the next look makes up for it.
@@ -106,6 +130,7 @@ func devices(h *netlink.Handle) ([]device, error) {
 		list = append(list, d)
 	}
 	fillBridges(list, links)
+	lowerFirst(list, links)
 	return list, nil
 }
 

@@ -48,3 +48,30 @@ func TestDrain(t *testing.T) {
 		t.Errorf("%d changes to look at, want 1", len(changed))
 	}
 }
+
+// A link comes before those that lie on it, whatever their numbers.
+func TestLowerFirst(t *testing.T) {
+	attrs := func(index, master, parent int) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Index: index, MasterIndex: master, ParentIndex: parent}
+	}
+	links := []netlink.Link{
+		&netlink.Vlan{LinkAttrs: attrs(1, 0, 2)}, // on the bridge
+		&netlink.Bridge{LinkAttrs: attrs(2, 0, 0)},
+		&netlink.Veth{LinkAttrs: attrs(3, 2, 1)}, // a port; its parent is its other end
+		&netlink.Bond{LinkAttrs: attrs(4, 2, 0)},
+		&netlink.Device{LinkAttrs: attrs(5, 4, 0)}, // of the bond
+		&netlink.Device{LinkAttrs: attrs(6, 0, 0)},
+	}
+	list := make([]device, len(links))
+	for i, l := range links {
+		list[i].Index = l.Attrs().Index
+	}
+	lowerFirst(list, links)
+	var got []int
+	for _, d := range list {
+		got = append(got, d.Index)
+	}
+	if want := []int{3, 5, 6, 4, 2, 1}; !slices.Equal(got, want) {
+		t.Errorf("order %v, want %v", got, want)
+	}
+}

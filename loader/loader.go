@@ -92,7 +92,22 @@ type Event struct {
 	// OriginalDst is the destination before a redirection, at ALE_AUTH_CONNECT.
 	OriginalDst string `json:"originalDst,omitempty"`
 
+	// Metadata is where the packet's parts lie; nil where the layer has no packet.
+	Metadata *Metadata `json:"metadata,omitempty"`
+
 	Lost uint64 `json:"-"` // not an event: so many were lost before the next
+}
+
+// Metadata is what an event tells of FWPS_INCOMING_METADATA_VALUES0, and the data offset
+// of the layer: both count bytes, the offset from the packet's first one. That is the MAC
+// header at the layers of frames and of the virtual switch, with a VLAN tag only where
+// the kernel has left one in the frame, else the IP header. A size that the layer does
+// not have, or that cannot be read, is 0.
+type Metadata struct {
+	DataOffset            int `json:"dataOffset"`
+	IPHeaderSize          int `json:"ipHeaderSize,omitempty"`
+	TransportHeaderSize   int `json:"transportHeaderSize,omitempty"`
+	EthernetMACHeaderSize int `json:"ethernetMacHeaderSize,omitempty"`
 }
 
 // LayerStatus says what this host's kernel can do for a layer, as probed.

@@ -26,7 +26,8 @@ func eventsCommand() *cobra.Command {
 		Short: "Show what was blocked, and by which filter",
 		Long: `Shows the net events that wait to be read and ends; with --follow it goes on until
 it is interrupted. Permits are among them where apply was given --permits. With
---json it writes one object a line, {"lost":N} where events were lost.`,
+--json it writes one object a line, {"lost":N} where events were lost; that of a
+packet has the data offset of its layer and the sizes of its headers (metadata).`,
 		Example: `  wfpebpf events
   wfpebpf events --follow --json`,
 		Args:              cobra.NoArgs,

@@ -150,9 +150,12 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 	case q.forward != "" && (q.program != "" || q.user != "" || q.unit != ""):
 		return usagef("--program, --user and --unit are of a socket of this host, and a forwarded packet has none")
 	}
-	layer := layermap.ByName(q.layer)
-	if q.layer != "" && layer == nil {
-		return usagef("there is no layer %q; wfpebpf layers lists them", q.layer)
+	var layer *layermap.Layer
+	if q.layer != "" {
+		var err error
+		if layer, err = layerNamed(q.layer); err != nil {
+			return err
+		}
 	}
 	p, m, err := loadPolicy(cmd.ErrOrStderr(), files, q.mapFile)
 	if err != nil {

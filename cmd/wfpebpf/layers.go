@@ -88,9 +88,9 @@ a packet, and the discard layer, module and reason of WFP that each is seen as.`
 				}
 				return writeTable(out, "ID LAYER HERE FIDELITY HOOK NOTE", layerCells(rows))
 			}
-			l := layermap.ByName(fieldsOf)
-			if l == nil {
-				return usagef("there is no layer %q; wfpebpf layers lists them", fieldsOf)
+			l, err := layerNamed(fieldsOf)
+			if err != nil {
+				return err
 			}
 			rows := fieldRows(l)
 			if asJSON {

@@ -76,6 +76,26 @@ func TestFieldsOfALayer(t *testing.T) {
 	}
 }
 
+// What the table says of each field of each layer is what the sources say, and a layer
+// without fields has a table without rows.
+func TestFieldsOfEveryLayer(t *testing.T) {
+	for _, l := range layermap.Layers() {
+		rows := fieldRows(&l)
+		if len(rows) != len(l.Fields) {
+			t.Errorf("%s: %d rows for %d fields", l.Name, len(rows), len(l.Fields))
+		}
+		for i, row := range rows {
+			src := l.Source(l.Fields[i].Key)
+			if row.Field != l.Fields[i].Key || row.Source != src.Kind.String() || row.From != src.From || row.From == "" {
+				t.Errorf("%s: row %+v, source %+v", l.Name, row, src)
+			}
+			if constant := src.Kind == layermap.Constant; constant != (row.Value != "") {
+				t.Errorf("%s: %s is %s, with the value %q", l.Name, row.Field, row.Source, row.Value)
+			}
+		}
+	}
+}
+
 func TestDropsOfTheKernel(t *testing.T) {
 	var rows []dropRow
 	decode(t, wfpebpf(t, "layers", "--json", "--drops").out, &rows)

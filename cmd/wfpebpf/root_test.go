@@ -81,6 +81,10 @@ func TestMistakesNameTheRemedy(t *testing.T) {
 		{[]string{"apply"}, "a policy file is needed (wfpebpf apply --help)"},
 		{[]string{"show", "weather"}, "callouts, filters, hooks, sets, state, sublayers"},
 		{[]string{"explain", policy, "--layer", "NOWHERE"}, "wfpebpf layers lists them"},
+		{[]string{"explain", policy, "--layer", "ALE_AUTH_CONECT_V4"}, "near it are ALE_AUTH_CONNECT_V4, ALE_AUTH_CONNECT_V6; wfpebpf layers lists them"},
+		{[]string{"layers", "--fields", "NOWHERE"}, `there is no layer "NOWHERE"; wfpebpf layers lists them`},
+		{[]string{"layers", "--fields", "FWPM_LAYER_ALE_AUTH_LISTEN"}, "near it are ALE_AUTH_LISTEN_V4, ALE_AUTH_LISTEN_V6, "},
+		{[]string{"layers", "--fields", "INBOUND_IPPACKET_V5"}, "near it are INBOUND_IPPACKET_V4, INBOUND_IPPACKET_V6;"},
 		{[]string{"explain", policy, "--layer", "ALE_AUTH_CONNECT_V4", "X=1"}, "wfpebpf layers --fields ALE_AUTH_CONNECT_V4 lists them"},
 		{[]string{"explain", policy, "--in", "x", "--to", "192.0.2.1:1"}, "tcp, udp, icmp, icmpv6 or a number"},
 	} {

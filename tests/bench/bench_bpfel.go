@@ -67,6 +67,7 @@ const (
 	benchMapHits                    = "hits"
 	benchMapLayers                  = "layers"
 	benchMapLinks                   = "links"
+	benchMapNoted                   = "noted"
 	benchMapPrincipals              = "principals"
 	benchMapProxies                 = "proxies"
 	benchMapRecords                 = "records"
@@ -112,6 +113,7 @@ const (
 	benchVarLayoutLinkFlag          = "layout_link_flag"
 	benchVarLayoutNetwork           = "layout_network"
 	benchVarLayoutNic               = "layout_nic"
+	benchVarLayoutPart              = "layout_part"
 	benchVarLayoutPrincipal         = "layout_principal"
 	benchVarLayoutPrincipalKind     = "layout_principal_kind"
 	benchVarLayoutReauthorizeReason = "layout_reauthorize_reason"
@@ -193,6 +195,7 @@ type benchMapSpecs struct {
 	Hits         *ebpf.MapSpec `ebpf:"hits"`
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Links        *ebpf.MapSpec `ebpf:"links"`
+	Noted        *ebpf.MapSpec `ebpf:"noted"`
 	Principals   *ebpf.MapSpec `ebpf:"principals"`
 	Proxies      *ebpf.MapSpec `ebpf:"proxies"`
 	Records      *ebpf.MapSpec `ebpf:"records"`
@@ -238,6 +241,7 @@ type benchVariableSpecs struct {
 	LayoutLinkFlag          *ebpf.VariableSpec `ebpf:"layout_link_flag"`
 	LayoutNetwork           *ebpf.VariableSpec `ebpf:"layout_network"`
 	LayoutNic               *ebpf.VariableSpec `ebpf:"layout_nic"`
+	LayoutPart              *ebpf.VariableSpec `ebpf:"layout_part"`
 	LayoutPrincipal         *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind     *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutReauthorizeReason *ebpf.VariableSpec `ebpf:"layout_reauthorize_reason"`
@@ -285,6 +289,7 @@ type benchMaps struct {
 	Hits         *ebpf.Map `ebpf:"hits"`
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Links        *ebpf.Map `ebpf:"links"`
+	Noted        *ebpf.Map `ebpf:"noted"`
 	Principals   *ebpf.Map `ebpf:"principals"`
 	Proxies      *ebpf.Map `ebpf:"proxies"`
 	Records      *ebpf.Map `ebpf:"records"`
@@ -319,6 +324,7 @@ func (m *benchMaps) Close() error {
 		m.Hits,
 		m.Layers,
 		m.Links,
+		m.Noted,
 		m.Principals,
 		m.Proxies,
 		m.Records,
@@ -365,6 +371,7 @@ type benchVariables struct {
 	LayoutLinkFlag          *ebpf.Variable `ebpf:"layout_link_flag"`
 	LayoutNetwork           *ebpf.Variable `ebpf:"layout_network"`
 	LayoutNic               *ebpf.Variable `ebpf:"layout_nic"`
+	LayoutPart              *ebpf.Variable `ebpf:"layout_part"`
 	LayoutPrincipal         *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind     *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutReauthorizeReason *ebpf.Variable `ebpf:"layout_reauthorize_reason"`

@@ -22,7 +22,7 @@ const module = "github.com/wfpebpf/wfpebpf"
 var liveTests = []string{
 	"TestConnect", "TestAccept", "TestAssignment", "TestAssignmentListen",
 	"TestIPPacket", "TestIPPacketFragment", "TestFrameEthernet", "TestFrameNative", "TestFrameNativeOut",
-	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
+	"TestFrameNativeStacked", "TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
 	"TestDiscard", "TestDrops",
@@ -33,6 +33,7 @@ var liveTests = []string{
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
 var netfilterTests = []string{
 	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
+	"TestPacketFlowTCP", "TestPacketFlowUDP", "TestPacketFlowLoopback", "TestEveryLayer", "TestDataOffset",
 	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
 	"TestDiscardAtNetfilter", "TestClosedPorts", "TestDropsOfOwnBlocks",
 }

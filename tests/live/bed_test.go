@@ -134,8 +134,17 @@ func (b *bed) on(n *testbed.Netns, opt testbed.ProcOptions) *testbed.Proc {
 	return testbed.Start(b.t, opt)
 }
 
-// events reads the events there are.
+// events reads the events there are, without their metadata.
 func (b *bed) events() []loader.Event {
+	b.t.Helper()
+	list := b.wholeEvents()
+	for i := range list {
+		list[i].Metadata = nil
+	}
+	return list
+}
+
+func (b *bed) wholeEvents() []loader.Event {
 	b.t.Helper()
 	var list []loader.Event
 	err := b.engine.Events(context.Background(), false, false, func(e loader.Event) error {

@@ -41,15 +41,7 @@ func newSwitchBed(t *testing.T) *switchBed {
 	testbed.RequireRoot(t)
 	t.Parallel()
 	b := &switchBed{bed: &bed{t: t, host: testbed.NewNetns(t, "switch"), cgroup: testbed.NewCgroup(t, "live")}}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = "br0", mac("02:78:00:00:00:64")
-	snooping := false
-	h := b.host.Netlink()
-	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
-		t.Fatal(err)
-	}
-	br0 := b.link("br0")
-	addAddresses(t, b.host, br0, 100)
+	br0 := b.addBridge()
 	for i := range b.guests {
 		g := &b.guests[i]
 		g.ns = testbed.NewNetns(t, fmt.Sprint("guest", i))
@@ -60,11 +52,7 @@ func newSwitchBed(t *testing.T) *switchBed {
 		g.p = b.on(g.ns, testbed.ProcOptions{})
 	}
 	b.tap = newTap(t, testbed.End{Netns: b.host, Index: br0.Attrs().Index}, experiment)
-	b.await(func() bool {
-		return !slices.ContainsFunc([]string{"br0", "q0", "q1", "q2"}, func(name string) bool {
-			return b.link(name).Attrs().OperState != netlink.OperUp
-		})
-	})
+	b.awaitUp("br0", "q0", "q1", "q2")
 	// the bridge learns where everybody is
 	for i := range b.guests {
 		text := fmt.Sprint("here is ", i)
@@ -72,6 +60,29 @@ func newSwitchBed(t *testing.T) *switchBed {
 		passes.want(t, b.guests[(i+1)%3].tap.receive(text, passes.limit))
 	}
 	return b
+}
+
+// addBridge makes br0, which has an address of the host.
+func (b *switchBed) addBridge() netlink.Link {
+	b.t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = "br0", mac("02:78:00:00:00:64")
+	snooping := false
+	if err := b.host.Netlink().LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
+		b.t.Fatal(err)
+	}
+	br0 := b.link("br0")
+	addAddresses(b.t, b.host, br0, 100)
+	return br0
+}
+
+func (b *switchBed) awaitUp(names ...string) {
+	b.t.Helper()
+	b.await(func() bool {
+		return !slices.ContainsFunc(names, func(name string) bool {
+			return b.link(name).Attrs().OperState != netlink.OperUp
+		})
+	})
 }
 
 func linkOf(t *testing.T, n *testbed.Netns, name string) netlink.Link {
