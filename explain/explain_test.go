@@ -41,6 +41,7 @@ filters:
   - {name: No transport to, layer: OUTBOUND_TRANSPORT_V4, action: BLOCK, conditions: [{IP_REMOTE_ADDRESS: 192.0.2.99}]}
   - {name: No neighbours, layer: INBOUND_TRANSPORT_V6, action: BLOCK, conditions: [{IP_PROTOCOL: icmpv6}, {IP_LOCAL_ADDRESS: "2001:db8::1"}]}
   - {name: No guests, layer: IPFORWARD_V4, action: BLOCK, weight: 9, conditions: [{IP_LOCAL_INTERFACE: eth2}, {IP_FORWARD_INTERFACE: eth1}, {ARRIVAL_INTERFACE_PROFILE_ID: private}]}
+  - {name: Not by veth3, layer: EGRESS_VSWITCH_TRANSPORT_V4, action: BLOCK, conditions: [{VSWITCH_DESTINATION_INTERFACE_ID: veth3}, {IP_DESTINATION_PORT: 50000}]}
   - {name: No IPv6 frames, layer: OUTBOUND_MAC_FRAME_ETHERNET, action: BLOCK, conditions: [{ETHER_TYPE: ipv6}, {IP_LOCAL_INTERFACE: eth1}]}
 `
 
@@ -152,6 +153,10 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 		{"a listener", Tuple{Listening: true, Protocol: 6, Local: addrPort("0.0.0.0:80")}, "ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_LISTEN_V4"},
 		{"a listener on both families", Tuple{Listening: true, Protocol: 6, Local: addrPort("[::]:80")}, "ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_LISTEN_V6"},
 		{"a bound UDP socket", Tuple{Listening: true, Protocol: 17, Local: addrPort("192.0.2.1:53")}, "ALE_RESOURCE_ASSIGNMENT_V4"},
+		{"in by a port of a bridge", Tuple{Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2"), Link: br0, Port: veth3},
+			"INGRESS_VSWITCH_ETHERNET INGRESS_VSWITCH_TRANSPORT_V4 INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 STREAM_PACKET_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
+		{"out by a port of a bridge", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53"), Link: br0, Port: veth3},
+			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 ALE_FLOW_ESTABLISHED_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE EGRESS_VSWITCH_ETHERNET EGRESS_VSWITCH_TRANSPORT_V6"},
 		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4"},
 	} {
@@ -166,6 +171,11 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 		})
 	}
 }
+
+var (
+	br0   = Link{Name: "br0", Index: 9, Type: 6, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}, Network: 3}
+	veth3 = Link{Name: "veth3", Index: 8, Type: 6, NIC: 1}
+)
 
 func TestFieldsOfATuple(t *testing.T) {
 	p, _ := load(t, corporate)
@@ -194,6 +204,12 @@ func TestFieldsOfATuple(t *testing.T) {
 	picked, anywhere, toItself := listener, listener, listener
 	picked.Local, anywhere.Local, toItself.Local = addrPort("192.0.2.1:0"), addrPort("0.0.0.0:80"), addrPort("127.0.0.2:80")
 	anywhere.Link, toItself.Link = Link{}, Link{}
+	bridged := in
+	bridged.Link, bridged.Port = br0, veth3
+	bridging := bridged
+	bridging.Outbound = true
+	elsewhere := bridged
+	elsewhere.Link, elsewhere.Port = Link{Name: "br7"}, Link{Name: "veth7"}
 	for _, tc := range []struct {
 		name, layer, field string
 		t                  Tuple
@@ -232,6 +248,22 @@ func TestFieldsOfATuple(t *testing.T) {
 		{"from its source", "OUTBOUND_IPPACKET_V4", "IP_LOCAL_ADDRESS", through, "198.51.100.2"},
 		{"by the other link", "OUTBOUND_IPPACKET_V4", "INTERFACE_INDEX", through, "3"},
 		{"from the other link's frame address", "OUTBOUND_MAC_FRAME_ETHERNET", "MAC_LOCAL_ADDRESS", through, "02:00:00:00:00:01"},
+		{"the switch", "INGRESS_VSWITCH_ETHERNET", "VSWITCH_ID", bridged, "br0"},
+		{"its network", "INGRESS_VSWITCH_ETHERNET", "VSWITCH_NETWORK_TYPE", bridged, "3"},
+		{"the network of a switch that is not here", "INGRESS_VSWITCH_ETHERNET", "VSWITCH_NETWORK_TYPE", elsewhere, "EMPTY"},
+		{"the port that it came in by", "INGRESS_VSWITCH_TRANSPORT_V4", "VSWITCH_SOURCE_INTERFACE_ID", bridged, "veth3"},
+		{"what the port is", "INGRESS_VSWITCH_TRANSPORT_V4", "VSWITCH_SOURCE_INTERFACE_TYPE", bridged, "1"},
+		{"what a port is that is not here", "INGRESS_VSWITCH_TRANSPORT_V4", "VSWITCH_SOURCE_INTERFACE_TYPE", elsewhere, "EMPTY"},
+		{"the source is the peer", "INGRESS_VSWITCH_TRANSPORT_V4", "IP_SOURCE_ADDRESS", bridged, "192.0.2.2"},
+		{"the source port is the peer's", "INGRESS_VSWITCH_TRANSPORT_V4", "IP_SOURCE_PORT", bridged, "40000"},
+		{"the frame is to the bridge", "INGRESS_VSWITCH_ETHERNET", "MAC_DESTINATION_ADDRESS", bridged, "02:00:00:00:00:09"},
+		{"the host sends by the bridge", "EGRESS_VSWITCH_ETHERNET", "VSWITCH_SOURCE_INTERFACE_ID", bridging, "br0"},
+		{"which is internal", "EGRESS_VSWITCH_ETHERNET", "VSWITCH_SOURCE_INTERFACE_TYPE", bridging, "3"},
+		{"the frame is from the bridge", "EGRESS_VSWITCH_ETHERNET", "MAC_SOURCE_ADDRESS", bridging, "02:00:00:00:00:09"},
+		{"the port that it leaves by", "EGRESS_VSWITCH_TRANSPORT_V4", "VSWITCH_DESTINATION_INTERFACE_ID", bridging, "veth3"},
+		{"the destination is the peer", "EGRESS_VSWITCH_TRANSPORT_V4", "IP_DESTINATION_ADDRESS", bridging, "192.0.2.2"},
+		{"the destination port is the peer's", "EGRESS_VSWITCH_TRANSPORT_V4", "IP_DESTINATION_PORT", bridging, "40000"},
+		{"the host is no guest", "EGRESS_VSWITCH_TRANSPORT_V4", "L2_FLAGS", bridging, "0x0"},
 		{"local is the receiver", "ALE_AUTH_RECV_ACCEPT_V4", "IP_LOCAL_ADDRESS", in, "192.0.2.1"},
 		{"the peer's port", "ALE_AUTH_RECV_ACCEPT_V4", "IP_REMOTE_PORT", in, "40000"},
 		{"a zone's profile", "ALE_AUTH_RECV_ACCEPT_V4", "CURRENT_PROFILE_ID", in, "2"},
@@ -319,6 +351,8 @@ func TestWouldBlock(t *testing.T) {
 	}
 	elsewhere := ssh("192.0.2.2:50000")
 	elsewhere.Link.Name = "eth9"
+	bridged := ssh("192.0.2.2:50000")
+	bridged.Port = veth3
 	over6 := Tuple{Protocol: 6, Local: addrPort("[2001:db8::1]:22"), Remote: addrPort("[2001:db8::2]:50000"), Link: Link{Name: "eth0"}}
 	for _, tc := range []struct {
 		name, filter, layer string
@@ -333,10 +367,12 @@ func TestWouldBlock(t *testing.T) {
 		{"its answers are blocked", "No answers to", "FWPS_LAYER_OUTBOUND_IPPACKET_V4", ssh("192.0.2.77:50000"), true},
 		{"blocked at the transport layer", "No transport from", "FWPS_LAYER_INBOUND_TRANSPORT_V4", ssh("192.0.2.88:50000"), false},
 		{"its answers are blocked at the transport layer", "No transport to", "FWPS_LAYER_OUTBOUND_TRANSPORT_V4", ssh("192.0.2.99:50000"), false},
+		{"its answers are blocked at a port of the bridge", "Not by veth3", "FWPS_LAYER_EGRESS_VSWITCH_TRANSPORT_V4", bridged, true},
+		{"that port is not filtered", "", "", bridged, false},
 		{"neighbours are not found", "No neighbours", "FWPS_LAYER_INBOUND_TRANSPORT_V6", over6, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			f, layer := WouldBlock(p, tc.t, tc.links)
+			f, layer := WouldBlock(p, tc.t, func(string) bool { return tc.links })
 			switch {
 			case f == nil && tc.filter != "":
 				t.Errorf("passes, want a block by %q", tc.filter)

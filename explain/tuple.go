@@ -32,6 +32,7 @@ type Tuple struct {
 	User      filter.Value // ALE_USER_ID
 	Unit      string       // systemd unit or scope, which may be a package
 	Link      Link
+	Port      Link // where Link is a bridge: the port that the traffic crosses it by
 	// Of a forwarded packet:
 	OutLink          Link
 	FromHost, ToHost bool // its source, its destination is an address of the host
@@ -43,6 +44,9 @@ type Link struct {
 	Index uint32
 	Type  uint32 // IANA ifType
 	MAC   net.HardwareAddr
+
+	NIC     uint32 // what the link is to a bridge, NDIS_SWITCH_NIC_TYPE
+	Network uint32 // of a bridge, FWP_VSWITCH_NETWORK_TYPE
 }
 
 // IANA numbers, and the loopback interface.
@@ -122,6 +126,7 @@ type step struct {
 	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
 	forward  bool // sees forwarded traffic only
 	listen   bool // judges a socket that is bound by a call, or listens
+	vswitch  bool // of the ports of bridges
 }
 
 // sees reports whether traffic of this kind comes to the layer.
@@ -147,6 +152,8 @@ func (t *Tuple) at(s *step) *Tuple {
 
 // steps are the layers in the order of WFP's packet flows.
 var steps = []step{
+	{layer: "INGRESS_VSWITCH_ETHERNET", vswitch: true, link: true},
+	{layer: "INGRESS_VSWITCH_TRANSPORT", family: true, vswitch: true, link: true},
 	{layer: "INBOUND_MAC_FRAME_NATIVE", frame: true, link: true},
 	{layer: "INBOUND_MAC_FRAME_ETHERNET", frame: true, link: true},
 	{layer: "INBOUND_IPPACKET", family: true, link: true},
@@ -159,6 +166,9 @@ var steps = []step{
 
 	{layer: "IPFORWARD", family: true, forward: true},
 
+	{layer: "ALE_RESOURCE_ASSIGNMENT", family: true, ale: true, listen: true},
+	{layer: "ALE_AUTH_LISTEN", family: true, ale: true, listen: true, tcp: true},
+
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
@@ -169,8 +179,8 @@ var steps = []step{
 	{layer: "OUTBOUND_IPPACKET", outbound: true, family: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_ETHERNET", outbound: true, frame: true, link: true},
 	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true, link: true},
-	{layer: "ALE_RESOURCE_ASSIGNMENT", family: true, ale: true, listen: true},
-	{layer: "ALE_AUTH_LISTEN", family: true, ale: true, listen: true, tcp: true},
+	{layer: "EGRESS_VSWITCH_ETHERNET", outbound: true, vswitch: true, link: true},
+	{layer: "EGRESS_VSWITCH_TRANSPORT", outbound: true, family: true, vswitch: true, link: true},
 
 	// when the SYN has been answered
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, tcp: true},
@@ -185,7 +195,7 @@ func (s *step) of(t *Tuple, windows bool) *layermap.Layer {
 	}
 	l := layermap.ByName(name)
 	switch {
-	case l == nil, s.frame && t.link().Name == loopbackName, s.datagram && t.Protocol == protocolTCP,
+	case l == nil, s.frame && t.link().Name == loopbackName, s.vswitch && (t.Port.Name == "" || t.Forwarded), s.datagram && t.Protocol == protocolTCP,
 		s.tcp && t.Protocol != protocolTCP, s.errors && !t.icmpError(), (s.ale || s.datagram) && t.icmpError():
 		return nil
 	case windows:
@@ -246,6 +256,10 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 	k["DIRECTION"] = filter.U32(map[bool]uint32{true: directionOutbound, false: directionInbound}[t.Outbound])
 	if s.forward {
 		t.forwarded(k, p)
+		return k
+	}
+	if s.vswitch {
+		t.switched(k)
 		return k
 	}
 	if s.frame {
@@ -516,8 +530,9 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 
 // WouldBlock returns the filter that stops the traffic, the packets that answer
 // it or what makes neighbours known to each other, and its layer; nil where it
-// passes. Without links only layers count that see the traffic of every link.
-func WouldBlock(p *policy.Policy, t Tuple, links bool) (*filter.Filter, layermap.LayerID) {
+// passes. filtered tells of the name of a link whether the layers that sit on links see
+// what goes over it.
+func WouldBlock(p *policy.Policy, t Tuple, filtered func(link string) bool) (*filter.Filter, layermap.LayerID) {
 	back := t
 	back.Outbound = !t.Outbound
 	asked := []Tuple{t, back}
@@ -532,7 +547,11 @@ func WouldBlock(p *policy.Policy, t Tuple, links bool) (*filter.Filter, layermap
 		way := &asked[i]
 		for _, l := range way.Layers(false) {
 			s := stepOf(l)
-			if !links && s.link || i > 0 && s.ale {
+			at := t.Link.Name
+			if s.vswitch {
+				at = t.Port.Name
+			}
+			if s.link && !filtered(at) || i > 0 && s.ale {
 				continue // ALE lets both directions of a flow pass
 			}
 			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), nil); r.Blocked() {

@@ -7,10 +7,14 @@
 package loader
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
@@ -45,6 +49,60 @@ func fillBridges(list []device, links []netlink.Link) {
 			b.Network = bpf.NetworkExternal
 		}
 	}
+}
+
+// PortTowards is the index of the port by which a bridge sends frames to a peer, or to
+// the router towards it, as the neighbours and the bridge's addresses tell; 0 where they
+// tell nothing.
+func PortTowards(netns string, bridge uint32, peer netip.Addr) (uint32, error) {
+	ns, err := openNetns(netns)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.close()
+	var port uint32
+	err = ns.inside(netns != "", func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		port, err = portTowards(h, int(bridge), peer)
+		return err
+	})
+	return port, err
+}
+
+func portTowards(h *netlink.Handle, bridge int, peer netip.Addr) (uint32, error) {
+	routes, err := h.RouteGet(peer.AsSlice())
+	if err != nil {
+		return 0, err
+	}
+	next := net.IP(peer.AsSlice())
+	for _, r := range routes {
+		if r.LinkIndex == bridge && r.Gw != nil {
+			next = r.Gw
+		}
+	}
+	neighbours, err := h.NeighList(bridge, unix.AF_UNSPEC)
+	if err != nil {
+		return 0, err
+	}
+	known, err := h.NeighList(0, unix.AF_BRIDGE)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range neighbours {
+		if !n.IP.Equal(next) {
+			continue
+		}
+		for _, at := range known {
+			if at.MasterIndex == bridge && bytes.Equal(at.HardwareAddr, n.HardwareAddr) {
+				return uint32(at.LinkIndex), nil
+			}
+		}
+	}
+	return 0, nil
 }
 
 // maxName is the length of a link's name: the kernel's IFNAMSIZ, less the zero.

@@ -128,6 +128,10 @@ type HostLink struct {
 	MAC       net.HardwareAddr
 	Up        bool
 	Addresses []netip.Addr
+
+	Bridge  uint32 // index of the bridge that it is a port of; 0: of none
+	NIC     uint32 // what it is to a bridge, NDIS_SWITCH_NIC_TYPE
+	Network uint32 // of a bridge, FWP_VSWITCH_NETWORK_TYPE; 0: it is none
 }
 
 // HostLinks lists the links of a network namespace, by name or path; empty is
@@ -154,7 +158,7 @@ func HostLinks(name string) ([]HostLink, error) {
 			return err
 		}
 		for _, d := range devs {
-			l := HostLink{Name: d.Name, Index: uint32(d.Index), Type: d.Type, Up: d.Up}
+			l := HostLink{Name: d.Name, Index: uint32(d.Index), Type: d.Type, Up: d.Up, Bridge: uint32(d.Bridge), NIC: d.NIC, Network: d.Network}
 			if d.MAC != 0 {
 				l.MAC = binary.BigEndian.AppendUint64(nil, d.MAC)[2:]
 			}

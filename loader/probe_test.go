@@ -26,8 +26,11 @@ func TestProbeOfAKernelThatRefusesAProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const refused4, refused6 = "this kernel refuses local_in4: ", "this kernel refuses local_in6: "
 	without := map[layermap.LayerID]string{
-		layermap.InboundTransportV4: "this kernel refuses local_in4: ", layermap.InboundTransportV6: "this kernel refuses local_in6: ",
+		layermap.InboundTransportV4: refused4, layermap.InboundTransportV6: refused6,
+		layermap.InboundICMPErrorV4: refused4, layermap.InboundICMPErrorV6: refused6,
+		layermap.StreamPacketV4: refused4, layermap.StreamPacketV6: refused6,
 	}
 	for _, l := range layermap.Layers() {
 		if !l.Hook().Live {

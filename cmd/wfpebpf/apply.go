@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/wfpebpf/wfpebpf/explain"
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/loader"
@@ -257,6 +259,22 @@ func (a *application) linkNamed(name string) bool {
 	return len(a.options.Interfaces) == 0 || name == "" || slices.Contains(a.options.Interfaces, name)
 }
 
+// portsTowards are the ports of a bridge by which traffic of a peer may cross it: the
+// one that the kernel has seen it at, or any. None where the link is no bridge.
+func (a *application) portsTowards(peer netip.Addr, bridge explain.Link, links []loader.HostLink) []explain.Link {
+	var ports []explain.Link
+	if bridge.Network == 0 {
+		return nil
+	}
+	seen, _ := loader.PortTowards(a.options.Netns, bridge.Index, peer)
+	for _, l := range links {
+		if l.Bridge == bridge.Index && (seen == 0 || seen == l.Index) {
+			ports = append(ports, asLink(l))
+		}
+	}
+	return ports
+}
+
 // checkSSH returns why the caller's SSH connection would be blocked, nil where
 // it would not be or where there is none.
 func (a *application) checkSSH(p *policy.Policy, connection string) error {
@@ -264,6 +282,7 @@ func (a *application) checkSSH(p *policy.Policy, connection string) error {
 	if !ok {
 		return nil
 	}
+	var ports []explain.Link
 	if links, err := loader.HostLinks(a.options.Netns); err == nil {
 		if a.options.Netns != "" && !hasAddress(links, t.Local.Addr()) {
 			// The connection may be to where the caller is, which stays as it is.
@@ -276,8 +295,13 @@ func (a *application) checkSSH(p *policy.Policy, connection string) error {
 		} else {
 			t.Link = owning(t.Local.Addr(), t.Remote.Addr(), links)
 		}
+		ports = a.portsTowards(t.Remote.Addr(), t.Link, links)
 	}
-	f, layer := wouldBlock(p, t, a.linkNamed(t.Link.Name))
+	f, layer := wouldBlock(p, t, a.linkNamed)
+	for i := 0; f == nil && i < len(ports); i++ {
+		t.Port = ports[i]
+		f, layer = wouldBlock(p, t, a.linkNamed)
+	}
 	if f == nil {
 		return nil
 	}

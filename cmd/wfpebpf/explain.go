@@ -24,12 +24,11 @@ import (
 
 // question is what explain was asked.
 type question struct {
-	target                               loader.Target
-	mapFile                              string
-	layer, in, out, forward, listen      string
-	from, to                             string
-	program, user, unit, iface, outIface string
-	live, windows, json                  bool
+	target                                     loader.Target
+	mapFile                                    string
+	layer, in, out, forward, listen, from, to  string
+	program, user, unit, iface, outIface, port string
+	live, windows, json                        bool
 }
 
 func explainCommand() *cobra.Command {
@@ -51,6 +50,7 @@ the local address is the type, and that of the remote one the code. With --forwa
 is a packet that the host passes on: it comes in by --iface and goes on by --out-iface.
 With --listen it is a socket that is bound to an address, 0.0.0.0 and [::] for any, and,
 if it is TCP, begins to listen.
+Where --iface is a bridge, --port says by which of its ports the traffic crosses it.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.
@@ -78,6 +78,7 @@ beside it are compared with what is in force.`,
 	f.StringVar(&q.user, "user", "", "its user: a name, a uid, uid:N or gid:N")
 	f.StringVar(&q.unit, "unit", "", "its systemd unit")
 	f.StringVar(&q.iface, "iface", "", "link that the traffic goes over; with --forward, that it comes in by")
+	f.StringVar(&q.port, "port", "", "port by which the traffic crosses the bridge that --iface names")
 	f.StringVar(&q.outIface, "out-iface", "", "link that forwarded traffic goes on by")
 	f.BoolVar(&q.live, "live", false, "ask the kernel, too, about the policy in force")
 	f.BoolVar(&q.windows, "as-windows", false, "judge as on Windows: include what is refused here")
@@ -91,6 +92,7 @@ beside it are compared with what is in force.`,
 	complete(cmd, "layer", completeLayers)
 	complete(cmd, "iface", completeLinks)
 	complete(cmd, "out-iface", completeLinks)
+	complete(cmd, "port", completeLinks)
 	for _, flag := range []string{"in", "out", "forward", "listen"} {
 		complete(cmd, flag, func(*cobra.Command) []string { return []string{"tcp", "udp"} })
 	}
@@ -138,6 +140,8 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 		return usagef("%s goes with --layer", values[0])
 	case q.forward == "" && q.outIface != "":
 		return usagef("--out-iface goes with --forward")
+	case q.port != "" && (q.iface == "" || q.forward != ""):
+		return usagef("--port goes with --iface, which names a bridge, and with --in or --out")
 	case q.forward != "" && (q.program != "" || q.user != "" || q.unit != ""):
 		return usagef("--program, --user and --unit are of a socket of this host, and a forwarded packet has none")
 	}
@@ -261,7 +265,7 @@ func compare(engine *loader.Engine, answers []explain.Answer) error {
 func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error) {
 	t := &explain.Tuple{
 		Outbound: q.out != "", Forwarded: q.forward != "", Listening: q.listen != "", Unit: q.unit,
-		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface},
+		Link: explain.Link{Name: q.iface}, OutLink: explain.Link{Name: q.outIface}, Port: explain.Link{Name: q.port},
 	}
 	name := q.in + q.out + q.forward + q.listen
 	connect := layermap.ByID(layermap.ALEAuthConnectV4)
@@ -321,6 +325,9 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 	if links, err := loader.HostLinks(q.target.Netns); err == nil {
 		if q.iface != "" {
 			t.Link = named(q.iface, links)
+		}
+		if q.port != "" {
+			t.Port = named(q.port, links)
 		}
 		if q.outIface != "" {
 			t.OutLink = named(q.outIface, links)

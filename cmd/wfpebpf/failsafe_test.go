@@ -91,13 +91,14 @@ filters:
 	}
 }
 
-// A policy that asks at the transport layers must let in there, too, and over
+// What a policy asks at besides, the transport layers and those above, must let in, too, and over
 // IPv6 let neighbours find each other.
-func TestFailsafeAtTransport(t *testing.T) {
+func TestFailsafeWherePoliciesAsk(t *testing.T) {
 	const blockAll = "wfpebpf: 1\nfilters: [{name: Block all, layer: [%s], action: BLOCK, weight: 15, flags: [CLEAR_ACTION_RIGHT]}]\n"
 	addr := netip.MustParseAddrPort
 	const in, out = "INBOUND_TRANSPORT_V4, INBOUND_TRANSPORT_V6", "OUTBOUND_TRANSPORT_V4, OUTBOUND_TRANSPORT_V6"
 	const stream = "STREAM_PACKET_V4, STREAM_PACKET_V6"
+	const flow = "ALE_FLOW_ESTABLISHED_V4, ALE_FLOW_ESTABLISHED_V6"
 	for _, tc := range []struct {
 		layers, failsafe string
 		local, remote    string
@@ -114,6 +115,11 @@ func TestFailsafeAtTransport(t *testing.T) {
 		{out, "tcp/22", "192.0.2.1:22", "192.0.2.2:40000", false},
 		{out, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
 		{out, "tcp/22@2001:db8::/32", "[2001:db8::1]:22", "[2001:db9::2]:40000", true},
+		{flow, "", "192.0.2.1:22", "192.0.2.2:40000", true},
+		{flow, "tcp/22", "192.0.2.1:22", "192.0.2.2:40000", false},
+		{flow, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
+		{flow, "tcp/22", "192.0.2.1:23", "192.0.2.2:40000", true},
+		{flow, "tcp/22@192.0.2.0/24", "192.0.2.1:22", "198.51.100.2:40000", true},
 		{stream, "", "192.0.2.1:22", "192.0.2.2:40000", true},
 		{stream, "tcp/22", "192.0.2.1:22", "192.0.2.2:40000", false},
 		{stream, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
@@ -135,7 +141,7 @@ func TestFailsafeAtTransport(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			f, layer := wouldBlock(p, explain.Tuple{Protocol: 6, Local: addr(tc.local), Remote: addr(tc.remote)}, false)
+			f, layer := wouldBlock(p, explain.Tuple{Protocol: 6, Local: addr(tc.local), Remote: addr(tc.remote)}, func(string) bool { return false })
 			if (f != nil) != tc.blocked {
 				t.Errorf("blocked by %v at %v, want a block: %t", f, layer, tc.blocked)
 			}
@@ -171,7 +177,7 @@ func TestFailsafeListens(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			f, layer := wouldBlock(p, explain.Tuple{Listening: true, Protocol: 6, Local: netip.MustParseAddrPort(tc.local)}, false)
+			f, layer := wouldBlock(p, explain.Tuple{Listening: true, Protocol: 6, Local: netip.MustParseAddrPort(tc.local)}, func(string) bool { return false })
 			if (f != nil) != tc.blocked {
 				t.Errorf("blocked by %v at %v, want a block: %t", f, layer, tc.blocked)
 			}

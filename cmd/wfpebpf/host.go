@@ -21,7 +21,7 @@ const loopbackName = "lo"
 
 // asLink is what explain needs to know of a link.
 func asLink(l loader.HostLink) explain.Link {
-	return explain.Link{Name: l.Name, Index: l.Index, Type: l.Type, MAC: l.MAC}
+	return explain.Link{Name: l.Name, Index: l.Index, Type: l.Type, MAC: l.MAC, NIC: l.NIC, Network: l.Network}
 }
 
 // named completes what is known of a link by its name. A name that is not here

@@ -22,6 +22,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/wfpebpf/wfpebpf/explain"
 	"github.com/wfpebpf/wfpebpf/loader"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
@@ -182,6 +184,59 @@ func TestLiveSSHCheck(t *testing.T) {
 	t.Setenv(sshConnection, "10.77.0.2 50000 10.77.0.1 22")
 	l.must("apply", write(t, "policy.yaml", blockLogins), "--force")
 	l.requireConnect(true)
+}
+
+// Where the connection comes by a bridge, it crosses one of its ports, which the kernel
+// knows.
+func TestLiveSSHCheckOverABridge(t *testing.T) {
+	l := newLab(t)
+	h := l.hostNS.Netlink()
+	attrs := func(name string) netlink.LinkAttrs {
+		a := netlink.NewLinkAttrs()
+		a.Name = name
+		return a
+	}
+	port, err := h.LinkByName("h0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bridge, other := &netlink.Bridge{LinkAttrs: attrs("br0")}, &netlink.Veth{LinkAttrs: attrs("d0"), PeerName: "d1"}
+	for _, add := range []netlink.Link{bridge, other} {
+		if err := h.LinkAdd(add); err != nil {
+			t.Fatal(err)
+		}
+	}
+	addresses, err := h.AddrList(port, unix.AF_INET)
+	if err != nil || len(addresses) == 0 {
+		t.Fatal(addresses, err)
+	}
+	for _, a := range addresses {
+		moved := netlink.Addr{IPNet: a.IPNet}
+		if err := errors.Join(h.AddrDel(port, &a), h.AddrAdd(bridge, &moved)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(h.LinkSetMaster(port, bridge), h.LinkSetMaster(other, bridge), h.LinkSetUp(other), h.LinkSetUp(bridge)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the bridge forwards", func() bool {
+		b, err := h.LinkByName("br0")
+		return err == nil && b.Attrs().OperState == netlink.OperUp
+	})
+	l.requireConnect(false) // the neighbours know each other now
+	t.Setenv(sshConnection, "10.77.0.2 50000 10.77.0.1 22")
+	for _, tc := range []struct {
+		port string
+		code int
+	}{{"h0", exitNothing}, {"d0", exitDone}} {
+		policy := fmt.Sprintf(`wfpebpf: 1
+filters:
+  - {name: No logins, layer: INGRESS_VSWITCH_TRANSPORT_V4, action: BLOCK, conditions: [{VSWITCH_SOURCE_INTERFACE_ID: %s}, {IP_DESTINATION_PORT: 22}]}
+`, tc.port)
+		if r := l.run("apply", write(t, "policy.yaml", policy)); r.code != tc.code || (tc.code != exitDone) != strings.Contains(r.err, `filter "No logins"`) {
+			t.Errorf("by %s: exit code %d: %s", tc.port, r.code, r.err)
+		}
+	}
 }
 
 func TestLiveConfirm(t *testing.T) {

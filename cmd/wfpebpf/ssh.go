@@ -103,9 +103,9 @@ func identify(t *explain.Tuple, pid int) {
 	}
 }
 
-// wouldBlock asks the evaluator about a connection. filtered is false where the
-// link is not among those to be filtered.
-func wouldBlock(p *policy.Policy, t explain.Tuple, filtered bool) (*filter.Filter, layermap.LayerID) {
+// wouldBlock asks the evaluator about a connection. filtered tells of a link whether it
+// is among those to be filtered.
+func wouldBlock(p *policy.Policy, t explain.Tuple, filtered func(link string) bool) (*filter.Filter, layermap.LayerID) {
 	if t.Unit != "" && t.User.Token != nil {
 		sids := append([]filter.SID{filter.ServiceSID(t.Unit)}, t.User.Token.SIDs...)
 		for sid, unit := range p.Services {

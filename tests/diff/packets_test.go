@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -55,6 +56,18 @@ var packetHooks = []hook{
 	{layermap.InboundTransportV6, "local_in6", false, 0, nfLocalIn},
 	{layermap.OutboundTransportV4, "local_out4", true, 0, nfLocalOut},
 	{layermap.OutboundTransportV6, "local_out6", true, 0, nfLocalOut},
+}
+
+// streamHooks judge TCP at STREAM_PACKET, where the transport layers have no filters.
+var streamHooks = []hook{
+	{layermap.StreamPacketV4, "local_in4", false, 0, nfLocalIn},
+	{layermap.StreamPacketV6, "local_in6", false, 0, nfLocalIn},
+	{layermap.StreamPacketV4, "local_out4", true, 0, nfLocalOut},
+	{layermap.StreamPacketV6, "local_out6", true, 0, nfLocalOut},
+}
+
+func (h hook) stream() bool {
+	return h.layer == layermap.StreamPacketV4 || h.layer == layermap.StreamPacketV6
 }
 
 const (
@@ -176,6 +189,7 @@ func (p packet) values(h hook, host map[string]loader.HostLink) filter.Values {
 		set("IP_DESTINATION_ADDRESS_TYPE", filter.U8(addressType(p.local)))
 	}
 	set("IP_PROTOCOL", filter.U8(p.protocol))
+	set("DIRECTION", filter.U32(map[bool]uint32{true: 0, false: 1}[h.outbound]))
 	if p.icmp() || slices.Contains(portProtocols, p.protocol) {
 		set("IP_LOCAL_PORT", filter.U16(p.port[0]))
 		set("IP_REMOTE_PORT", filter.U16(p.port[1]))
@@ -376,8 +390,15 @@ func TestDiffPacketsApart(t *testing.T) {
 	covered := map[layermap.LayerID]map[string]bool{}
 	for _, row := range rows {
 		for _, one := range row.of {
-			for _, h := range packetHooks {
+			for _, h := range slices.Concat(packetHooks, streamHooks) {
 				l := layermap.ByID(h.layer)
+				one := one
+				if h.stream() {
+					if one.icmp() || strings.HasPrefix(row.name, "protocol") {
+						continue
+					}
+					one.protocol = unix.IPPROTO_TCP
+				}
 				if row.transport && h.seesFragments() || row.packets && !h.seesFragments() || row.name == "link" && h.netlayer != 0 || (l.Family == layermap.V6) != one.local.Is6() {
 					continue
 				}
@@ -401,7 +422,16 @@ func TestDiffPacketsApart(t *testing.T) {
 			}
 		}
 	}
-	for _, h := range packetHooks {
+	for _, h := range streamHooks {
+		if h.outbound {
+			continue // it is the other's layer
+		}
+		t.Run("direction at "+layermap.ByID(h.layer).Name, func(t *testing.T) {
+			d.directionsApart(t, h, map[bool]packet{false: v4, true: v6}[h.layer == layermap.StreamPacketV6])
+			covered[h.layer]["DIRECTION"] = true
+		})
+	}
+	for _, h := range slices.Concat(packetHooks, streamHooks) {
 		l := layermap.ByID(h.layer)
 		for _, f := range l.Fields {
 			onlyLive := h.netlayer != 0 && slices.Contains([]string{
@@ -435,19 +465,7 @@ func (d *differ) apart(t *testing.T, h hook, one, other packet) (fields []string
 			continue
 		}
 		fields = append(fields, f.Key)
-		s := filter.NewStore()
-		for _, f := range []*filter.Filter{
-			{Name: "Block it", Action: filter.ActionBlock, Weight: filter.U8(8), Conditions: []filter.Condition{{Field: f.Key, Match: filter.MatchEqual, Value: b[i]}}},
-			{Name: "Permit the rest", Action: filter.ActionPermit, Weight: filter.U8(0)},
-		} {
-			f.Layer = h.layer
-			if err := s.AddFilter(f); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := d.engine.Commit(context.Background(), &policy.Policy{Store: s}); err != nil {
-			t.Fatal(err)
-		}
+		d.blockOnly(t, h.layer, filter.Condition{Field: f.Key, Match: filter.MatchEqual, Value: b[i]})
 		run := newHookRunner(t, d.engine, d.ns)
 		if h.comesByNoLink() {
 			run.know(t, d.engine)
@@ -467,23 +485,74 @@ func (d *differ) apart(t *testing.T, h hook, one, other packet) (fields []string
 	return fields
 }
 
+// directionsApart has one packet come in and go out by turns, where one of both is blocked.
+func (d *differ) directionsApart(t *testing.T, in hook, p packet) {
+	t.Helper()
+	p.protocol, p.link = unix.IPPROTO_TCP, noLink
+	out := streamHooks[slices.IndexFunc(streamHooks, func(h hook) bool { return h.outbound && h.layer == in.layer })]
+	for _, blocked := range []hook{in, out} {
+		direction := p.values(blocked, nil)[layermap.ByID(in.layer).FieldIndex("DIRECTION")]
+		d.blockOnly(t, in.layer, filter.Condition{Field: "DIRECTION", Match: filter.MatchEqual, Value: direction})
+		run := newHookRunner(t, d.engine, d.ns)
+		run.know(t, d.engine)
+		for turn := range 3 {
+			for _, h := range []hook{in, out} {
+				if got := run.run(t, h, p) == h.dropped; got != (h == blocked) {
+					t.Errorf("turn %d: outbound %t is blocked: %t, where outbound %t is to be", turn, h.outbound, got, blocked.outbound)
+				}
+			}
+		}
+	}
+}
+
+// blockOnly commits a policy that blocks at a layer what meets a condition.
+func (d *differ) blockOnly(t *testing.T, layer layermap.LayerID, c filter.Condition) {
+	t.Helper()
+	s := filter.NewStore()
+	for _, f := range []*filter.Filter{
+		{Name: "Block it", Action: filter.ActionBlock, Weight: filter.U8(8), Conditions: []filter.Condition{c}},
+		{Name: "Permit the rest", Action: filter.ActionPermit, Weight: filter.U8(0)},
+	} {
+		f.Layer = layer
+		if err := s.AddFilter(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.engine.Commit(context.Background(), &policy.Policy{Store: s}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDiffPackets runs packets through the hooks themselves, each several times:
 // first it is classified, then its verdict is kept, and both are the evaluator's.
 // The hits tell which filter decided. After a commit, the same packets are judged
 // by the new policy.
 func TestDiffPackets(t *testing.T) {
 	testbed.RequireRoot(t)
-	const rounds, packets, times = 6, 300, 3
 	d := newDiffer(t)
 	d.addLink()
+	d.packets(t, packetHooks, 48, 15)
+}
+
+// TestDiffStreamPackets does that at STREAM_PACKET, which sits at hooks of others.
+func TestDiffStreamPackets(t *testing.T) {
+	testbed.RequireRoot(t)
+	d := newDiffer(t)
+	d.packets(t, streamHooks, 200, 5)
+}
+
+// packets takes policies of that many filters a layer, and wants that many at least to
+// decide.
+func (d *differ) packets(t *testing.T, hooks []hook, filters, deciding int) {
+	const rounds, packets, times = 6, 300, 3
 	g, r := random.New(7), rand.New(rand.NewPCG(7, 7))
-	traffic := map[layermap.LayerID][]packet{}
+	traffic := map[hook][]packet{}
 	for round := range rounds {
-		filters := map[layermap.LayerID]int{}
-		for _, h := range packetHooks {
-			filters[h.layer] = 48 + round
+		sizes := map[layermap.LayerID]int{}
+		for _, h := range hooks {
+			sizes[h.layer] = filters + round
 		}
-		p := g.PolicyOf(5, filters)
+		p := g.PolicyOf(5, sizes)
 		if err := d.engine.Commit(context.Background(), p); err != nil {
 			t.Fatal(err)
 		}
@@ -492,14 +561,14 @@ func TestDiffPackets(t *testing.T) {
 			run.know(t, d.engine)
 		}
 		want := map[filter.ID]uint64{}
-		for _, h := range packetHooks {
+		for _, h := range hooks {
 			// half of the packets are those that the policy before has judged
-			list := traffic[h.layer]
+			list := traffic[h]
 			list = slices.Clone(list[len(list)/2:])
 			for len(list) < packets {
 				list = append(list, randomPacket(g, r, h))
 			}
-			traffic[h.layer] = list
+			traffic[h] = list
 			plan := p.Store.Plan(h.layer)
 			var res filter.Result
 			for range times {
@@ -527,7 +596,7 @@ func TestDiffPackets(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Errorf("round %d: hits %v,\nwant %v", round, got, want)
 		}
-		if len(want) < 15 {
+		if len(want) < deciding {
 			t.Errorf("round %d: only %d filters decide", round, len(want))
 		}
 	}
@@ -565,6 +634,9 @@ func randomPacket(g *random.Generator, r *rand.Rand, h hook) packet {
 	// extension headers are no protocol
 	if p.protocol == 0 || slices.Contains([]uint8{43, 44, 51, 60}, p.protocol) || h.seesFragments() {
 		p.protocol = unix.IPPROTO_UDP
+	}
+	if h.stream() {
+		p.protocol = unix.IPPROTO_TCP
 	}
 	if p.icmp() {
 		p.port[0], p.port[1] = p.port[0]&0xff, p.port[1]&0xff

@@ -604,6 +604,8 @@ func (b *large) any(field layermap.Field) filter.Value {
 		return filter.SIDValue(pick(b.Generator, packages))
 	case field.Key == "IP_PROTOCOL":
 		return filter.U8(uint8(b.r.IntN(64)))
+	case field.DataType == layermap.ByteBlob: // the name of a link
+		return filter.Blob(fmt.Appendf(nil, "veth%d", b.r.IntN(64)))
 	case field.Type == layermap.FlagsField:
 		return filter.Value{Type: field.DataType, Num: b.bits(field)}
 	case field.Type == layermap.IPAddress, field.DataType == layermap.ByteArray6, field.DataType == layermap.Uint16:
