@@ -518,6 +518,7 @@ enum wfp_known {
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
 	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
 	WFP_KNOWN_PROMISCUOUS = 0x80,
+	WFP_KNOWN_NO_PORT = 0x40, /* likewise: local_port stands for the one that is to be picked */
 };
 
 /* The configuration of this instance; constant between attach and detach. */
@@ -558,6 +559,7 @@ enum wfp_socket_state {
 	WFP_SOCKET_RELEASED = 0x100, /* closed by its program; TCP has not ended yet */
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
 	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
+	WFP_SOCKET_RA_PORT = 0x2000, /* implicit bind, judged with a port that was assumed */
 };
 
 /* An authorised flow of a socket without connections (UDP). */
