@@ -151,8 +151,10 @@ __noinline int wfp_late_bind(struct wfp_tuple *to, struct wfp_socket *s)
 		return 0;
 	if (to->protocol == IPPROTO_TCP && s->state & WFP_SOCKET_RA_BLOCKED)
 		return 1;
-	if (!bind_pending(s, c, to->local_port))
+	if (!bind_pending(s, c, to->local_port)) {
+		s->state &= ~WFP_SOCKET_RA_PORT; /* it is one of those that were assumed */
 		return 0;
+	}
 	t.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4 | is_v6(to->layer);
 	t.generation = to->generation;
 	t.protocol = to->protocol;
@@ -205,7 +207,8 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	authorised = 1;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		if (wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
+		if (!(s->state & (WFP_SOCKET_RA_PENDING | WFP_SOCKET_RA_PORT)) &&
+		    wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL))
 			return WFP_PASS;
 		authorised = wfp_flow_alive(&t, cookie, WFP_FLOW_PENDING);
 	}

@@ -371,20 +371,30 @@ func TestAssignmentNoPort(t *testing.T) {
 	} {
 		b.apply(blocks(atAssignment, row.conditions))
 		for _, f := range b.families() {
-			t.Run(row.conditions+" "+f.name, func(t *testing.T) {
-				s, err := p.Socket(map[string]int{"v4": unix.AF_INET, "v6": unix.AF_INET6}[f.name], unix.SOCK_STREAM, unix.IPPROTO_TCP)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer p.CloseSock(s)
-				passes.want(t, p.SetOption(s, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, binary.NativeEndian.AppendUint32(nil, 1)))
-				passes.want(t, p.BindSock(s, at(f.hostSecond, 0)))
-				b.events()
-				row.out.want(t, p.ConnectSock(s, at(f.peer, 8080), testbed.Options{Timeout: soon}))
-				if list := b.assignments(); (len(list) == 1) != (row.out.text != passes.text) {
-					t.Errorf("events %+v", list)
-				}
-			})
+			for typ, protocol := range map[int]int{unix.SOCK_STREAM: unix.IPPROTO_TCP, unix.SOCK_DGRAM: unix.IPPROTO_UDP} {
+				t.Run(fmt.Sprint(row.conditions, " ", protocol, " ", f.name), func(t *testing.T) {
+					s, err := p.Socket(map[string]int{"v4": unix.AF_INET, "v6": unix.AF_INET6}[f.name], typ, protocol)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer p.CloseSock(s)
+					passes.want(t, p.SetOption(s, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, binary.NativeEndian.AppendUint32(nil, 1)))
+					passes.want(t, p.BindSock(s, at(f.hostSecond, 0)))
+					b.events()
+					out := row.out
+					if out.text == dropped.text && typ == unix.SOCK_DGRAM {
+						out = refused
+					}
+					err = p.ConnectSock(s, at(f.peer, 8080), testbed.Options{Timeout: soon})
+					if err == nil {
+						err = p.Exchange(s, "hello")
+					}
+					out.want(t, err)
+					if list := b.assignments(); (len(list) == 1) != (out.text != passes.text) {
+						t.Errorf("events %+v", list)
+					}
+				})
+			}
 		}
 	}
 }
