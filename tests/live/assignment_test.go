@@ -399,6 +399,53 @@ func TestAssignmentNoPort(t *testing.T) {
 	}
 }
 
+// What was denied its port, or has sent nothing by which the bind could be judged, is not
+// released.
+func TestAssignmentNotReleased(t *testing.T) {
+	b := newBed(t)
+	b.ephemeral(40000, 40999)
+	b.openEngine(loader.Options{Target: b.target(), Permits: true})
+	b.apply("filters:\n" + rule("BLOCK", "No port", atAssignment, 0, "{IP_LOCAL_PORT: 40000-40499}") + rule("PERMIT", "Release", atRelease, 0))
+	p, server := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.listen(server, 8080)
+	for _, f := range b.families() {
+		for _, row := range []struct {
+			name     string
+			reserved string
+			try      func()
+			released int
+		}{
+			{"TCP, blocked", "40500-40999", func() {
+				dropped.want(t, p.Connect(f.tcp, at(f.peer, 8080), testbed.Options{Timeout: soon}))
+			}, 0},
+			{"TCP, permitted", "40000-40499", func() { passes.want(t, p.Connect(f.tcp, at(f.peer, 8080))) }, 1},
+			{"UDP, blocked", "40500-40999", func() { refused.want(t, p.Connect(f.udp, at(f.peer, 8080))) }, 0},
+			{"UDP, permitted", "40000-40499", func() { passes.want(t, p.Connect(f.udp, at(f.peer, 8080))) }, 1},
+			{"UDP that sends nothing", "40000-40499", func() {
+				s, err := p.Dial(f.udp, at(f.peer, 8080))
+				passes.want(t, err)
+				passes.want(t, p.CloseSock(s))
+			}, 0},
+		} {
+			t.Run(row.name+" "+f.name, func(t *testing.T) {
+				b.reserve(row.reserved)
+				b.events()
+				row.try()
+				time.Sleep(soon)
+				n := 0
+				for _, e := range b.events() {
+					if e.Layer == "ALE_RESOURCE_RELEASE_"+f.layer {
+						n++
+					}
+				}
+				if n != row.released {
+					t.Errorf("released %d times, want %d", n, row.released)
+				}
+			})
+		}
+	}
+}
+
 // A bind comes before the connect, and once, whatever is sent afterwards.
 func TestAssignmentOrder(t *testing.T) {
 	b := newBed(t)
