@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "event.h"
+#include "discard.h"
 #include "identity.h"
 #include "interface.h"
 
@@ -31,31 +31,31 @@
 
 static __always_inline int is_assignment(__u32 layer)
 {
-	return (layer & ~2U) == WFP_ALE_RESOURCE_ASSIGNMENT_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_ALE_RESOURCE_ASSIGNMENT_V4;
 }
 
-/* RESOURCE_ASSIGNMENT, AUTH_LISTEN: of a socket without a peer */
+/* RESOURCE_ASSIGNMENT, AUTH_LISTEN, and their discard layers: of a socket without a peer */
 static __always_inline int is_of_address(__u32 layer)
 {
 	return layer - WFP_ALE_RESOURCE_ASSIGNMENT_V4 <=
-	       WFP_ALE_AUTH_LISTEN_V6 - WFP_ALE_RESOURCE_ASSIGNMENT_V4;
+	       WFP_ALE_AUTH_LISTEN_V6_DISCARD - WFP_ALE_RESOURCE_ASSIGNMENT_V4;
 }
 
 static __always_inline int is_connect(__u32 layer)
 {
-	return (layer & ~2U) == WFP_ALE_AUTH_CONNECT_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_ALE_AUTH_CONNECT_V4;
 }
 
 static __always_inline int is_established(__u32 layer)
 {
-	return (layer & ~2U) == WFP_ALE_FLOW_ESTABLISHED_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_ALE_FLOW_ESTABLISHED_V4;
 }
 
-/* AUTH_RECV_ACCEPT, AUTH_CONNECT */
+/* AUTH_RECV_ACCEPT, AUTH_CONNECT, and their discard layers */
 static __always_inline int is_authorisation(__u32 layer)
 {
 	return layer - WFP_ALE_AUTH_RECV_ACCEPT_V4 <=
-	       WFP_ALE_AUTH_CONNECT_V6 - WFP_ALE_AUTH_RECV_ACCEPT_V4;
+	       WFP_ALE_AUTH_CONNECT_V6_DISCARD - WFP_ALE_AUTH_RECV_ACCEPT_V4;
 }
 
 /* RESOURCE_RELEASE, ENDPOINT_CLOSURE: is_v6 does not hold of these, which have no
@@ -74,7 +74,7 @@ static __always_inline int has_remote(const struct wfp_tuple *t)
 
 static __always_inline int is_transport_out(__u32 layer)
 {
-	return (layer & ~2U) == WFP_OUTBOUND_TRANSPORT_V4;
+	return (layer & ~WFP_FAMILY_OR_DISCARD) == WFP_OUTBOUND_TRANSPORT_V4;
 }
 
 /* Puts the interface fields of a layer (ale.md 2: an accept has an arrival
@@ -136,7 +136,8 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put_address(v, WFP_SLOT_LOCAL_ADDRESS, t->local);
 	}
 	put(v, WFP_SLOT_LOCAL_ADDRESS_TYPE, t->local_type);
-	if (t->known & WFP_KNOWN_LOCAL_PORT)
+	if (t->known & WFP_KNOWN_LOCAL_PORT &&
+	    !(t->known & WFP_KNOWN_NOT_PICKED && t->layer & WFP_DISCARD))
 		put(v, WFP_SLOT_LOCAL_PORT, t->local_port);
 	put(v, WFP_SLOT_PROTOCOL, t->protocol);
 	put(v, WFP_SLOT_FLAGS, WFP_USES(l, FLAGS) ? ale_flags(t, s) : 0);
@@ -158,16 +159,10 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 	return 1;
 }
 
-/* Counts a verdict and reports it. */
-__noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+/* Says in an event what was judged. */
+static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_tuple *t,
+					  const struct wfp_socket *s)
 {
-	struct wfp_event *e;
-
-	if (!t)
-		return 0;
-	e = report(t->generation, verdict);
-	if (!e)
-		return 0;
 	e->layer = t->layer;
 	if (t->known & WFP_KNOWN_LOCAL_ADDRESS) {
 		e->local[0] = t->local[0];
@@ -191,21 +186,74 @@ __noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 v
 		if (is_established(t->layer) || is_end(t->layer))
 			e->flow = s->flow;
 	}
+}
+
+/* Counts a verdict and reports it. */
+__noinline int wfp_ale_report(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+{
+	struct wfp_event *e;
+
+	if (!t)
+		return 0;
+	e = report(t->generation, verdict);
+	if (!e)
+		return 0;
+	put_ale_event(e, t, s);
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
 
-/* Classifies at an ALE layer. Returns 1 where the verdict is block. */
+/*
+ * A tuple that was blocked holds what blocked it in place of its flags, which nobody
+ * asks for any more once the discard layer's values are there: there is no stack left
+ * to keep it elsewhere meanwhile.
+ */
+static __always_inline void lend_flags(struct wfp_tuple *t, __u64 blocked)
+{
+	t->flags = filter_decided(blocked) ? (__u32)blocked : ~0U;
+}
+
+/* Counts and reports the verdict of a discard layer; the tuple's flags are lent. */
+__noinline int wfp_ale_discarded(struct wfp_tuple *t, struct wfp_socket *s, __u64 verdict)
+{
+	struct wfp_event *e;
+
+	if (!t)
+		return 0;
+	e = report(t->generation, verdict);
+	if (e) {
+		put_ale_event(e, t, s);
+		put_blocker(e, t->generation,
+			    t->flags != ~0U ? WFP_VERDICT_BLOCK | t->flags : 0);
+		bpf_ringbuf_submit(e, 0);
+	}
+	return 0;
+}
+
+/* Classifies at an ALE layer and, where that blocks, at its discard layer. Returns 1
+ * where the verdict is block; then the tuple has no flags any more. */
 __noinline int wfp_ale(struct wfp_tuple *t, struct wfp_socket *s)
 {
 	struct wfp_values v = {};
 	__u64 verdict;
 
-	if (!wfp_ale_values(t, s, &v))
+	if (!t || !wfp_ale_values(t, s, &v))
 		return 0;
 	verdict = wfp_arbitrate(&v);
 	wfp_ale_report(t, s, verdict);
-	return !!(verdict & WFP_VERDICT_BLOCK);
+	if (!(verdict & WFP_VERDICT_BLOCK))
+		return 0;
+	if (!has_discard(t->layer))
+		return 1;
+	__builtin_memset(&v, 0, sizeof(v));
+	t->layer |= WFP_DISCARD;
+	v.is[0] = verdict; /* where it is not in the way until the next one is sought */
+	if (wfp_ale_values(t, s, &v)) {
+		lend_flags(t, v.is[0]);
+		wfp_ale_discarded(t, s, wfp_arbitrate(&v));
+	}
+	t->layer &= ~WFP_DISCARD;
+	return 1;
 }
 
 static __always_inline int is_mapped(const __u64 address[2])

@@ -129,8 +129,9 @@ __noinline __u64 wfp_icmp_verdict(struct bpf_nf_ctx *ctx, struct wfp_tuple *t, _
 	return wfp_arbitrate(&v);
 }
 
-/* Counts a verdict of one of these layers and reports it. */
-__noinline int wfp_above_report(struct wfp_tuple *t, __u32 layer, __u64 verdict)
+/* Counts a verdict of one of these layers and reports it; of a discard layer with the
+ * verdict that blocked, else with 0. */
+__noinline int wfp_above_report(struct wfp_tuple *t, __u32 layer, __u64 verdict, __u64 blocked)
 {
 	struct wfp_event *e;
 
@@ -147,6 +148,8 @@ __noinline int wfp_above_report(struct wfp_tuple *t, __u32 layer, __u64 verdict)
 	e->protocol = t->protocol;
 	e->outbound = is_transport_out(t->layer);
 	e->ifindex = t->ifindex;
+	if (blocked)
+		put_blocker(e, t->generation, blocked);
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
@@ -158,7 +161,7 @@ __noinline int wfp_icmp_error(struct bpf_nf_ctx *ctx, __u32 transport, __u64 sta
 		.generation = stamp_generation(stamp),
 		.layer = transport,
 	};
-	__u64 verdict = WFP_VERDICT_CUT_OFF;
+	__u64 verdict = WFP_VERDICT_CUT_OFF, discarded;
 	int offset = wfp_transport_tuple(ctx, &t);
 
 	if (!offset || (offset > 0 && !is_icmp_error(&t)))
@@ -169,8 +172,19 @@ __noinline int wfp_icmp_error(struct bpf_nf_ctx *ctx, __u32 transport, __u64 sta
 		count(WFP_COUNTER_UNREADABLE);
 		return NF_DROP;
 	}
-	wfp_above_report(&t, icmp_error_layer(transport), verdict);
-	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
+	wfp_above_report(&t, icmp_error_layer(transport), verdict, 0);
+	if (!(verdict & WFP_VERDICT_BLOCK))
+		return NF_ACCEPT;
+	t.layer |= WFP_DISCARD;
+	if (!find_layer(t.generation, icmp_error_layer(t.layer)))
+		return NF_DROP;
+	discarded = wfp_icmp_verdict(ctx, &t, offset);
+	/* what is cut off decides nothing there: the packet is dropped already */
+	if (discarded != WFP_VERDICT_CUT_OFF)
+		wfp_above_report(&t, icmp_error_layer(t.layer), discarded, verdict);
+	else
+		count(WFP_COUNTER_UNREADABLE);
+	return NF_DROP;
 }
 
 /* Classifies a TCP packet. Returns a verdict. */
@@ -261,6 +275,6 @@ __noinline int wfp_stream_packet(struct bpf_nf_ctx *ctx, __u32 transport, __u64 
 		verdict = wfp_stream_verdict(&t);
 		wfp_stream_keep(&t, stamp, verdict);
 	}
-	wfp_above_report(&t, stream_packet_layer(transport), verdict);
+	wfp_above_report(&t, stream_packet_layer(transport), verdict, 0);
 	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
 }

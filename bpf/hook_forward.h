@@ -107,8 +107,9 @@ __noinline __u64 wfp_forward_verdict(struct wfp_forwarded *f)
 	return wfp_arbitrate(&v);
 }
 
-/* Counts a verdict and reports it. */
-__noinline int wfp_forward_report(struct wfp_forwarded *f, __u64 verdict)
+/* Counts a verdict and reports it; of a discard layer with the verdict that blocked,
+ * else with 0. */
+__noinline int wfp_forward_report(struct wfp_forwarded *f, __u64 verdict, __u64 blocked)
 {
 	struct wfp_event *e;
 
@@ -122,6 +123,8 @@ __noinline int wfp_forward_report(struct wfp_forwarded *f, __u64 verdict)
 	__builtin_memcpy(e->remote, f->source, sizeof(e->remote));
 	e->ifindex = f->in;
 	e->dev = f->out;
+	if (blocked)
+		put_blocker(e, f->generation, blocked);
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
@@ -138,8 +141,14 @@ __noinline int wfp_forward_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 gene
 		return NF_DROP;
 	}
 	verdict = wfp_forward_verdict(&f);
-	wfp_forward_report(&f, verdict);
-	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
+	wfp_forward_report(&f, verdict, 0);
+	if (!(verdict & WFP_VERDICT_BLOCK))
+		return NF_ACCEPT;
+	f.layer |= WFP_DISCARD;
+	/* the discard layer may test flags where the other does not */
+	if (find_layer(generation, f.layer) && !wfp_forward_read(ctx, &f, 1))
+		wfp_forward_report(&f, wfp_forward_verdict(&f), verdict);
+	return NF_DROP;
 }
 
 SEC("netfilter")

@@ -295,6 +295,18 @@ __noinline __u64 wfp_transport_find(struct bpf_nf_ctx *ctx, __u32 layer, __u32 f
 		       find_transport(ctx, WFP_INBOUND_TRANSPORT_V4, flags, stamp);
 }
 
+/* Makes a blocked packet's layer the discard layer, if that has filters: else returns
+ * 0. A layer without tests of flags did not look whose the packet is. */
+__noinline int wfp_transport_discards(struct bpf_nf_ctx *ctx, struct wfp_tuple *t)
+{
+	if (!t || !find_discard(t->generation, t->layer))
+		return 0;
+	if (is_transport_out(t->layer) && from_raw_socket(ctx->skb))
+		t->flags = WFP_FLAG_IS_RAW_ENDPOINT;
+	t->layer |= WFP_DISCARD;
+	return 1;
+}
+
 /* Judges a packet and reports; a verdict that was found to be kept on it stands.
  * Returns what the hook does. */
 __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 flags, __u64 stamp,
@@ -306,6 +318,8 @@ __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 fl
 		.flags = flags,
 	};
 	int read = wfp_transport_tuple(ctx, &t);
+	struct wfp_tuple *tuple = &t;
+	__u64 discarded;
 
 	if (read < 0) {
 		count(WFP_COUNTER_UNREADABLE);
@@ -317,10 +331,19 @@ __noinline int wfp_transport_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 fl
 		verdict = wfp_transport_kept(&t, stamp);
 	if (verdict == WFP_VERDICT_NOT_KEPT) {
 		verdict = wfp_transport_verdict(&t);
-		wfp_transport_keep(&t, stamp, verdict);
+		/* or clang keeps the tuple's address, for which there is no stack */
+		asm volatile("" : "+r"(tuple));
+		wfp_transport_keep(tuple, stamp, verdict);
 	}
 	wfp_ale_report(&t, NULL, verdict);
-	return verdict & WFP_VERDICT_BLOCK ? NF_DROP : NF_ACCEPT;
+	if (!(verdict & WFP_VERDICT_BLOCK))
+		return NF_ACCEPT;
+	if (!wfp_transport_discards(ctx, &t))
+		return NF_DROP;
+	discarded = wfp_transport_verdict(&t);
+	lend_flags(&t, verdict);
+	wfp_ale_discarded(&t, NULL, discarded);
+	return NF_DROP;
 }
 
 /* Judges a packet at a transport layer. */

@@ -185,7 +185,7 @@ static __always_inline __u32 assume(struct wfp_tuple *t, const struct wfp_layer 
 		if (!c || !(l->flags & WFP_LAYER_EPHEMERAL_UNIFORM))
 			return WFP_SOCKET_AC_PENDING;
 		t->local_port = c->ephemeral_low;
-		t->known |= WFP_KNOWN_LOCAL_PORT;
+		t->known |= WFP_KNOWN_LOCAL_PORT | WFP_KNOWN_NOT_PICKED;
 		state = WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT;
 	}
 	if (WFP_USES_INTERFACE(l) || WFP_USES(l, LOCAL_ADDRESS) ||

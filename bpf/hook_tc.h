@@ -9,7 +9,7 @@
 #pragma once
 
 #include "classify.h"
-#include "event.h"
+#include "discard.h"
 #include "interface.h"
 #include "packet.h"
 #include "verdicts.h"
@@ -41,8 +41,9 @@ struct wfp_seen {
 	__u32 generation;
 };
 
-/* Counts and reports. Returns 1 for block. */
-__noinline int wfp_tc_report(const struct wfp_seen *seen, __u64 verdict)
+/* Counts and reports; of a discard layer with the verdict that blocked, else with 0.
+ * Returns 1 for block. */
+__noinline int wfp_tc_report(const struct wfp_seen *seen, __u64 verdict, __u64 blocked)
 {
 	struct wfp_event *e;
 
@@ -58,6 +59,8 @@ __noinline int wfp_tc_report(const struct wfp_seen *seen, __u64 verdict)
 		e->local_port = seen->ether_type;
 		e->ifindex = seen->ifindex;
 		e->outbound = seen->outbound;
+		if (blocked)
+			put_blocker(e, seen->generation, blocked);
 		bpf_ringbuf_submit(e, 0);
 	}
 	return !!(verdict & WFP_VERDICT_BLOCK);
@@ -95,7 +98,7 @@ __noinline int wfp_tc_frame(struct __sk_buff *skb, __u32 layer, __u32 generation
 		put(&v, WFP_SLOT_VLAN_ID, skb->vlan_tci & 0xffff);
 	put(&v, WFP_SLOT_INTERFACE_MAC, link->mac);
 	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen.ifindex, link);
-	return wfp_tc_report(&seen, wfp_arbitrate(&v));
+	return wfp_tc_report(&seen, wfp_arbitrate(&v), 0);
 }
 
 /* Whether OUTBOUND_MAC_FRAME_NATIVE blocks the frame. The layer tests the interface
@@ -114,7 +117,7 @@ __noinline int wfp_tc_native(struct __sk_buff *skb, __u32 generation)
 		return 0;
 	put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, seen.ifindex,
 		      find_link(generation, seen.ifindex));
-	return wfp_tc_report(&seen, wfp_arbitrate(&v));
+	return wfp_tc_report(&seen, wfp_arbitrate(&v), 0);
 }
 
 /* Puts the addresses of an IP packet and, where it is tested, the type of its
@@ -230,7 +233,12 @@ __noinline int wfp_tc_packet(struct __sk_buff *skb, __u32 outbound, __u64 stamp,
 		if (link) /* else each packet counts that anew */
 			wfp_tc_keep(&seen, flags, bare, stamp, verdict);
 	}
-	return wfp_tc_report(&seen, verdict);
+	if (!wfp_tc_report(&seen, verdict, 0))
+		return 0;
+	seen.layer |= WFP_DISCARD;
+	if (find_layer(generation, seen.layer))
+		wfp_tc_report(&seen, wfp_tc_verdict(&seen, flags, !!link), verdict);
+	return 1;
 }
 
 /* The verdict that is kept on a packet, if it is as most are: its IP header in line

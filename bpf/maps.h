@@ -206,6 +206,8 @@ const enum wfp_nic *layout_nic __attribute__((unused));
 const enum wfp_network *layout_network __attribute__((unused));
 const enum wfp_counter *layout_counter __attribute__((unused));
 const enum wfp_flag *layout_flag __attribute__((unused));
+const enum wfp_discard_module *layout_discard_module __attribute__((unused));
+const enum wfp_discard_reason *layout_discard_reason __attribute__((unused));
 
 static __always_inline void count(__u32 counter)
 {

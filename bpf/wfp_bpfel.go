@@ -101,25 +101,43 @@ type WFPWfpCut struct {
 	Branch uint32
 }
 
+type WFPWfpDiscardModule uint32
+
+const (
+	WFPWfpDiscardModuleWFP_DISCARD_NETWORK   WFPWfpDiscardModule = 0
+	WFPWfpDiscardModuleWFP_DISCARD_TRANSPORT WFPWfpDiscardModule = 1
+	WFPWfpDiscardModuleWFP_DISCARD_GENERAL   WFPWfpDiscardModule = 2
+)
+
+type WFPWfpDiscardReason uint32
+
+const (
+	WFPWfpDiscardReasonWFP_DISCARD_FIREWALL_POLICY WFPWfpDiscardReason = 0
+)
+
 type WFPWfpEvent struct {
-	_          structs.HostLayout
-	Time       uint64
-	FilterId   uint64
-	Inode      uint64
-	Local      [2]uint64
-	Remote     [2]uint64
-	Layer      uint32
-	Action     uint32
-	Dev        uint32
-	Pid        uint32
-	Uid        uint32
-	Ifindex    uint32
-	LocalPort  uint16
-	RemotePort uint16
-	Protocol   uint8
-	Outbound   uint8
-	Pad        [2]uint8
-	Flow       uint64
+	_             structs.HostLayout
+	Time          uint64
+	FilterId      uint64
+	Inode         uint64
+	Local         [2]uint64
+	Remote        [2]uint64
+	Layer         uint32
+	Action        uint32
+	Dev           uint32
+	Pid           uint32
+	Uid           uint32
+	Ifindex       uint32
+	LocalPort     uint16
+	RemotePort    uint16
+	Protocol      uint8
+	Outbound      uint8
+	DiscardModule uint8
+	Pad           uint8
+	Flow          uint64
+	DiscardFilter uint64
+	DiscardReason uint32
+	PadReason     uint32
 }
 
 type WFPWfpField struct {
@@ -225,47 +243,71 @@ const (
 type WFPWfpLayerId uint32
 
 const (
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4          WFPWfpLayerId = 0
-	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6          WFPWfpLayerId = 2
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4         WFPWfpLayerId = 4
-	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6         WFPWfpLayerId = 6
-	WFPWfpLayerIdWFP_IPFORWARD_V4                 WFPWfpLayerId = 8
-	WFPWfpLayerIdWFP_IPFORWARD_V6                 WFPWfpLayerId = 10
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4         WFPWfpLayerId = 12
-	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6         WFPWfpLayerId = 14
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4        WFPWfpLayerId = 16
-	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6        WFPWfpLayerId = 18
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4        WFPWfpLayerId = 28
-	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6        WFPWfpLayerId = 30
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4       WFPWfpLayerId = 32
-	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6       WFPWfpLayerId = 34
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4   WFPWfpLayerId = 36
-	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6   WFPWfpLayerId = 38
-	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4           WFPWfpLayerId = 40
-	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6           WFPWfpLayerId = 42
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4      WFPWfpLayerId = 44
-	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6      WFPWfpLayerId = 46
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4          WFPWfpLayerId = 48
-	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6          WFPWfpLayerId = 50
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4      WFPWfpLayerId = 52
-	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6      WFPWfpLayerId = 54
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET   WFPWfpLayerId = 56
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET  WFPWfpLayerId = 57
-	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE     WFPWfpLayerId = 58
-	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE    WFPWfpLayerId = 59
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4      WFPWfpLayerId = 62
-	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6      WFPWfpLayerId = 63
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4      WFPWfpLayerId = 64
-	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6      WFPWfpLayerId = 65
-	WFPWfpLayerIdWFP_STREAM_PACKET_V4             WFPWfpLayerId = 70
-	WFPWfpLayerIdWFP_STREAM_PACKET_V6             WFPWfpLayerId = 71
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET     WFPWfpLayerId = 72
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET      WFPWfpLayerId = 73
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4 WFPWfpLayerId = 74
-	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6 WFPWfpLayerId = 75
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4  WFPWfpLayerId = 76
-	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6  WFPWfpLayerId = 77
-	WFPWfpLayerIdWFP_LAYERS                       WFPWfpLayerId = 128
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4               WFPWfpLayerId = 0
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V4DISCARD        WFPWfpLayerId = 1
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6               WFPWfpLayerId = 2
+	WFPWfpLayerIdWFP_INBOUND_IPPACKET_V6DISCARD        WFPWfpLayerId = 3
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4              WFPWfpLayerId = 4
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V4DISCARD       WFPWfpLayerId = 5
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6              WFPWfpLayerId = 6
+	WFPWfpLayerIdWFP_OUTBOUND_IPPACKET_V6DISCARD       WFPWfpLayerId = 7
+	WFPWfpLayerIdWFP_IPFORWARD_V4                      WFPWfpLayerId = 8
+	WFPWfpLayerIdWFP_IPFORWARD_V4DISCARD               WFPWfpLayerId = 9
+	WFPWfpLayerIdWFP_IPFORWARD_V6                      WFPWfpLayerId = 10
+	WFPWfpLayerIdWFP_IPFORWARD_V6DISCARD               WFPWfpLayerId = 11
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4              WFPWfpLayerId = 12
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V4DISCARD       WFPWfpLayerId = 13
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6              WFPWfpLayerId = 14
+	WFPWfpLayerIdWFP_INBOUND_TRANSPORT_V6DISCARD       WFPWfpLayerId = 15
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4             WFPWfpLayerId = 16
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V4DISCARD      WFPWfpLayerId = 17
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6             WFPWfpLayerId = 18
+	WFPWfpLayerIdWFP_OUTBOUND_TRANSPORT_V6DISCARD      WFPWfpLayerId = 19
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4             WFPWfpLayerId = 28
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V4DISCARD      WFPWfpLayerId = 29
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6             WFPWfpLayerId = 30
+	WFPWfpLayerIdWFP_INBOUND_ICMP_ERROR_V6DISCARD      WFPWfpLayerId = 31
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4            WFPWfpLayerId = 32
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V4DISCARD     WFPWfpLayerId = 33
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6            WFPWfpLayerId = 34
+	WFPWfpLayerIdWFP_OUTBOUND_ICMP_ERROR_V6DISCARD     WFPWfpLayerId = 35
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4        WFPWfpLayerId = 36
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V4DISCARD WFPWfpLayerId = 37
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6        WFPWfpLayerId = 38
+	WFPWfpLayerIdWFP_ALE_RESOURCE_ASSIGNMENT_V6DISCARD WFPWfpLayerId = 39
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4                WFPWfpLayerId = 40
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V4DISCARD         WFPWfpLayerId = 41
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6                WFPWfpLayerId = 42
+	WFPWfpLayerIdWFP_ALE_AUTH_LISTEN_V6DISCARD         WFPWfpLayerId = 43
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4           WFPWfpLayerId = 44
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V4DISCARD    WFPWfpLayerId = 45
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6           WFPWfpLayerId = 46
+	WFPWfpLayerIdWFP_ALE_AUTH_RECV_ACCEPT_V6DISCARD    WFPWfpLayerId = 47
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4               WFPWfpLayerId = 48
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V4DISCARD        WFPWfpLayerId = 49
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6               WFPWfpLayerId = 50
+	WFPWfpLayerIdWFP_ALE_AUTH_CONNECT_V6DISCARD        WFPWfpLayerId = 51
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4           WFPWfpLayerId = 52
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V4DISCARD    WFPWfpLayerId = 53
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6           WFPWfpLayerId = 54
+	WFPWfpLayerIdWFP_ALE_FLOW_ESTABLISHED_V6DISCARD    WFPWfpLayerId = 55
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_ETHERNET        WFPWfpLayerId = 56
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_ETHERNET       WFPWfpLayerId = 57
+	WFPWfpLayerIdWFP_INBOUND_MAC_FRAME_NATIVE          WFPWfpLayerId = 58
+	WFPWfpLayerIdWFP_OUTBOUND_MAC_FRAME_NATIVE         WFPWfpLayerId = 59
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V4           WFPWfpLayerId = 62
+	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6           WFPWfpLayerId = 63
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4           WFPWfpLayerId = 64
+	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6           WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_STREAM_PACKET_V4                  WFPWfpLayerId = 70
+	WFPWfpLayerIdWFP_STREAM_PACKET_V6                  WFPWfpLayerId = 71
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET          WFPWfpLayerId = 72
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_ETHERNET           WFPWfpLayerId = 73
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V4      WFPWfpLayerId = 74
+	WFPWfpLayerIdWFP_INGRESS_VSWITCH_TRANSPORT_V6      WFPWfpLayerId = 75
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V4       WFPWfpLayerId = 76
+	WFPWfpLayerIdWFP_EGRESS_VSWITCH_TRANSPORT_V6       WFPWfpLayerId = 77
+	WFPWfpLayerIdWFP_LAYERS                            WFPWfpLayerId = 128
 )
 
 type WFPWfpLimit uint32
@@ -495,8 +537,10 @@ const (
 	WFPMapPrincipals          = "principals"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
+	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
+	WFPProgWfpAnswer          = "wfp_answer"
 	WFPProgWfpBind4           = "wfp_bind4"
 	WFPProgWfpBind6           = "wfp_bind6"
 	WFPProgWfpConnect4        = "wfp_connect4"
@@ -511,6 +555,7 @@ const (
 	WFPProgWfpOldSubflows     = "wfp_old_subflows"
 	WFPProgWfpPostBind4       = "wfp_post_bind4"
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
+	WFPProgWfpSendReset       = "wfp_send_reset"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
 	WFPProgWfpSetsockopt      = "wfp_setsockopt"
@@ -539,6 +584,8 @@ const (
 	WFPVarLayoutCounter       = "layout_counter"
 	WFPVarLayoutCut           = "layout_cut"
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
+	WFPVarLayoutDiscardModule = "layout_discard_module"
+	WFPVarLayoutDiscardReason = "layout_discard_reason"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
@@ -599,6 +646,7 @@ type WFPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WFPProgramSpecs struct {
+	WfpAnswer         *ebpf.ProgramSpec `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.ProgramSpec `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.ProgramSpec `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.ProgramSpec `ebpf:"wfp_connect4"`
@@ -613,6 +661,7 @@ type WFPProgramSpecs struct {
 	WfpOldSubflows    *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
+	WfpSendReset      *ebpf.ProgramSpec `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
 	WfpSetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_setsockopt"`
@@ -657,6 +706,7 @@ type WFPMapSpecs struct {
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -676,6 +726,8 @@ type WFPVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -735,6 +787,7 @@ type WFPMaps struct {
 	Principals  *ebpf.Map `ebpf:"principals"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -762,6 +815,7 @@ func (m *WFPMaps) Close() error {
 		m.Principals,
 		m.Routes,
 		m.Sockets,
+		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
@@ -782,6 +836,8 @@ type WFPVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -804,6 +860,7 @@ type WFPVariables struct {
 //
 // It can be passed to LoadWFPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WFPPrograms struct {
+	WfpAnswer         *ebpf.Program `ebpf:"wfp_answer"`
 	WfpBind4          *ebpf.Program `ebpf:"wfp_bind4"`
 	WfpBind6          *ebpf.Program `ebpf:"wfp_bind6"`
 	WfpConnect4       *ebpf.Program `ebpf:"wfp_connect4"`
@@ -818,6 +875,7 @@ type WFPPrograms struct {
 	WfpOldSubflows    *ebpf.Program `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.Program `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
+	WfpSendReset      *ebpf.Program `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
 	WfpSetsockopt     *ebpf.Program `ebpf:"wfp_setsockopt"`
@@ -839,6 +897,7 @@ type WFPPrograms struct {
 
 func (p *WFPPrograms) Close() error {
 	return _WFPClose(
+		p.WfpAnswer,
 		p.WfpBind4,
 		p.WfpBind6,
 		p.WfpConnect4,
@@ -853,6 +912,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpOldSubflows,
 		p.WfpPostBind4,
 		p.WfpPostBind6,
+		p.WfpSendReset,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
 		p.WfpSetsockopt,

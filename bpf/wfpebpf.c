@@ -19,6 +19,7 @@
 #include "hook_forward.h"
 #include "hook_vswitch.h"
 #include "hook_above.h"
+#include "hook_answer.h"
 #include "hook_iter.h"
 #include "hook_judge.h"
 

@@ -156,7 +156,9 @@ func Layer(s *filter.Store, l *layermap.Layer, values filter.Values, windows boo
 		return a
 	}
 	a := Judge(s, l, values, nil)
-	if !l.Hook().Live {
+	if l.Hook().Reserved {
+		a.Notes = append(a.Notes, "the layer is reserved: no traffic comes to it")
+	} else if !l.Hook().Live {
 		a.Notes = append(a.Notes, "the layer does not run here: filters at it are refused")
 	}
 	// A field that is always the same here changes nothing here.
@@ -174,7 +176,7 @@ func PassingCallouts(s *filter.Store, l *layermap.Layer) (filter.Callouts, []str
 	stand := filter.Callouts{}
 	var names []string
 	for _, f := range s.Layer(l.ID) {
-		if !f.Action.IsCallout() || stand[f.Callout] != nil {
+		if !f.Action.IsCallout() || f.SilentDrops() || stand[f.Callout] != nil {
 			continue
 		}
 		stand[f.Callout] = pass

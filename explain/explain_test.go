@@ -150,13 +150,13 @@ func TestLayersInTheOrderOfThePacketFlows(t *testing.T) {
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 IPFORWARD_V4 OUTBOUND_IPPACKET_V4 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
 		{"forwarded over IPv6", Tuple{Forwarded: true, Protocol: 17, Local: addrPort("[2001:db8::1]:1"), Remote: addrPort("[2001:db8:1::2]:2")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V6 IPFORWARD_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE"},
-		{"a listener", Tuple{Listening: true, Protocol: 6, Local: addrPort("0.0.0.0:80")}, "ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_LISTEN_V4"},
-		{"a listener on both families", Tuple{Listening: true, Protocol: 6, Local: addrPort("[::]:80")}, "ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_LISTEN_V6"},
-		{"a bound UDP socket", Tuple{Listening: true, Protocol: 17, Local: addrPort("192.0.2.1:53")}, "ALE_RESOURCE_ASSIGNMENT_V4"},
 		{"in by a port of a bridge", Tuple{Protocol: 6, Local: addrPort("192.0.2.1:1"), Remote: addrPort("192.0.2.2:2"), Link: br0, Port: veth3},
 			"INGRESS_VSWITCH_ETHERNET INGRESS_VSWITCH_TRANSPORT_V4 INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4 STREAM_PACKET_V4 ALE_AUTH_RECV_ACCEPT_V4 ALE_FLOW_ESTABLISHED_V4"},
 		{"out by a port of a bridge", Tuple{Outbound: true, Protocol: 17, Remote: addrPort("[2001:db8::1]:53"), Link: br0, Port: veth3},
 			"ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_CONNECT_V6 ALE_FLOW_ESTABLISHED_V6 OUTBOUND_TRANSPORT_V6 OUTBOUND_IPPACKET_V6 OUTBOUND_MAC_FRAME_ETHERNET OUTBOUND_MAC_FRAME_NATIVE EGRESS_VSWITCH_ETHERNET EGRESS_VSWITCH_TRANSPORT_V6"},
+		{"a listener", Tuple{Listening: true, Protocol: 6, Local: addrPort("0.0.0.0:80")}, "ALE_RESOURCE_ASSIGNMENT_V4 ALE_AUTH_LISTEN_V4"},
+		{"a listener on both families", Tuple{Listening: true, Protocol: 6, Local: addrPort("[::]:80")}, "ALE_RESOURCE_ASSIGNMENT_V6 ALE_AUTH_LISTEN_V6"},
+		{"a bound UDP socket", Tuple{Listening: true, Protocol: 17, Local: addrPort("192.0.2.1:53")}, "ALE_RESOURCE_ASSIGNMENT_V4"},
 		{"ICMP is not judged at ALE", Tuple{Protocol: 1, Local: addrPort("192.0.2.1:0"), Remote: addrPort("192.0.2.2:0")},
 			"INBOUND_MAC_FRAME_NATIVE INBOUND_MAC_FRAME_ETHERNET INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4"},
 	} {
@@ -200,16 +200,16 @@ func TestFieldsOfATuple(t *testing.T) {
 	passThru.FromHost, passThru.ToHost = true, true
 	unlinked := through
 	unlinked.Link, unlinked.OutLink = Link{}, Link{}
-	listener := Tuple{Listening: true, Protocol: 6, Local: addrPort("192.0.2.1:80"), Link: Link{Name: "eth2", Index: 4, Type: 6}}
-	picked, anywhere, toItself := listener, listener, listener
-	picked.Local, anywhere.Local, toItself.Local = addrPort("192.0.2.1:0"), addrPort("0.0.0.0:80"), addrPort("127.0.0.2:80")
-	anywhere.Link, toItself.Link = Link{}, Link{}
 	bridged := in
 	bridged.Link, bridged.Port = br0, veth3
 	bridging := bridged
 	bridging.Outbound = true
 	elsewhere := bridged
 	elsewhere.Link, elsewhere.Port = Link{Name: "br7"}, Link{Name: "veth7"}
+	listener := Tuple{Listening: true, Protocol: 6, Local: addrPort("192.0.2.1:80"), Link: Link{Name: "eth2", Index: 4, Type: 6}}
+	picked, anywhere, toItself := listener, listener, listener
+	picked.Local, anywhere.Local, toItself.Local = addrPort("192.0.2.1:0"), addrPort("0.0.0.0:80"), addrPort("127.0.0.2:80")
+	anywhere.Link, toItself.Link = Link{}, Link{}
 	for _, tc := range []struct {
 		name, layer, field string
 		t                  Tuple

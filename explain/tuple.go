@@ -125,8 +125,8 @@ type step struct {
 	frame    bool // MAC frames, which loopback traffic is not
 	link     bool // sits on the links that are chosen, forwarded traffic included; the others see every link's traffic
 	forward  bool // sees forwarded traffic only
-	listen   bool // judges a socket that is bound by a call, or listens
 	vswitch  bool // of the ports of bridges
+	listen   bool // judges a socket that is bound by a call, or listens
 }
 
 // sees reports whether traffic of this kind comes to the layer.
@@ -166,9 +166,6 @@ var steps = []step{
 
 	{layer: "IPFORWARD", family: true, forward: true},
 
-	{layer: "ALE_RESOURCE_ASSIGNMENT", family: true, ale: true, listen: true},
-	{layer: "ALE_AUTH_LISTEN", family: true, ale: true, listen: true, tcp: true},
-
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
@@ -181,6 +178,9 @@ var steps = []step{
 	{layer: "OUTBOUND_MAC_FRAME_NATIVE", outbound: true, frame: true, link: true},
 	{layer: "EGRESS_VSWITCH_ETHERNET", outbound: true, vswitch: true, link: true},
 	{layer: "EGRESS_VSWITCH_TRANSPORT", outbound: true, family: true, vswitch: true, link: true},
+
+	{layer: "ALE_RESOURCE_ASSIGNMENT", family: true, ale: true, listen: true},
+	{layer: "ALE_AUTH_LISTEN", family: true, ale: true, listen: true, tcp: true},
 
 	// when the SYN has been answered
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, tcp: true},

@@ -243,6 +243,8 @@ func (f *Filter) unregistered() (d decision, evaluated bool) {
 	switch {
 	case f.Action == ActionCalloutInspection:
 		return decision{}, false
+	case f.SilentDrops(): // which is always there
+		return f.static(ActionBlock), true
 	case f.Flags&FlagPermitIfCalloutUnregistered != 0:
 		return f.static(ActionPermit), true
 	}

@@ -25,6 +25,7 @@ type Hook struct {
 	Differs   string   // what a Windows person would see differently; empty for nothing
 	MinKernel string   // least kernel on which the layer can be enforced; empty for none
 	Live      bool     // enforced by this version
+	Reserved  bool     // takes filters, and no traffic comes to it, as in Windows
 }
 
 // baseKernel is the oldest kernel that any program of ours is tried on. A hook
@@ -36,14 +37,23 @@ const baseKernel = "6.1"
 // a socket, and so no ping, which would pass unseen.
 const netfilterKernel = "6.4"
 
-// discardHook makes the row of a discard layer, which all take their packets
-// from the same two sources; where names the part of the stack it reports on.
-func discardHook(where string) Hook {
+// resetKernel is the first whose tcp_send_reset tells of packets without a socket.
+const resetKernel = "6.10"
+
+// discardHook makes the row of a discard layer of packets; where names the part of the
+// stack it reports on, kernel the first on which that can block.
+func discardHook(where, kernel string) Hook {
 	return Hook{
-		Name: "own blocks; tp_btf/kfree_skb", Program: "tracing", Fidelity: Close,
-		Differs:   "own blocks are complete; of the kernel's drops, those whose drop reason belongs to " + where,
-		MinKernel: baseKernel,
+		Name: "own blocks", Program: "as the layer's own", Fidelity: Close,
+		Differs:   "of " + where + " what a filter blocks is seen; what the kernel itself drops is not seen yet",
+		MinKernel: kernel, Live: true,
 	}
+}
+
+// notYet is the row of a discard layer whose layer does not run yet.
+func notYet(h Hook) Hook {
+	h.Live = false
+	return h
 }
 
 // aleDiscardHook makes the row of an ALE discard layer: what is refused there
@@ -52,7 +62,7 @@ func aleDiscardHook(what string) Hook {
 	return Hook{
 		Name: "own blocks", Program: "as the layer's own", Fidelity: Close,
 		Differs:   what + " that the kernel itself refuses are not seen",
-		MinKernel: baseKernel,
+		MinKernel: baseKernel, Live: true,
 	}
 }
 
@@ -106,13 +116,19 @@ var hooks = map[string]Hook{
 		Differs:   "each fragment is seen once; WFP shows fragments again, and the whole once reassembled",
 		MinKernel: baseKernel, Live: true,
 	},
-	"INBOUND_IPPACKET_DISCARD": discardHook("the network layer's receive path"),
+	"INBOUND_IPPACKET_DISCARD": {
+		Name:    "own blocks; UDP without an endpoint at netfilter LOCAL_OUT (6.4), when its port unreachable is about to leave",
+		Program: "sched_cls, netfilter", Fidelity: Close,
+		Differs: "of the kernel's drops, datagrams to closed ports alone are seen, each that the kernel answers (it limits how many); " +
+			"their interface is the one by which the answer leaves; what other firewalls reject as port unreachable is taken for one",
+		MinKernel: baseKernel, Live: true,
+	},
 	"OUTBOUND_IPPACKET": {
 		Name: "tcx egress, before the frame layers (below 6.6 clsact)", Program: "sched_cls", Fidelity: Close,
 		Differs:   "sees the fragments; WFP sees the packet just before it is fragmented",
 		MinKernel: baseKernel, Live: true,
 	},
-	"OUTBOUND_IPPACKET_DISCARD": discardHook("the network layer's send path"),
+	"OUTBOUND_IPPACKET_DISCARD": discardHook("the network layer's send path", baseKernel),
 	"IPFORWARD": {
 		Name: "netfilter FORWARD", Program: "netfilter", Fidelity: Close,
 		Differs: "a packet to or from an address of the host is forwarded, and seen, only where routes or rules lead it on; " +
@@ -120,7 +136,7 @@ var hooks = map[string]Hook{
 			"with br_netfilter what a bridge passes on is seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"IPFORWARD_DISCARD": discardHook("forwarding"),
+	"IPFORWARD_DISCARD": discardHook("forwarding", netfilterKernel),
 
 	// Transport
 	"INBOUND_TRANSPORT": {
@@ -128,11 +144,16 @@ var hooks = map[string]Hook{
 		Differs:   "the first fragment stands for an IPv6 datagram; packets to closed ports are seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"INBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's receive path"),
+	"INBOUND_TRANSPORT_DISCARD": {
+		Name:    "own blocks; TCP without an endpoint at tp_btf/tcp_send_reset, and its RST at netfilter LOCAL_OUT",
+		Program: "netfilter, tracing", Fidelity: Close,
+		Differs:   "of the kernel's drops, TCP packets to closed ports alone are seen, each that a RST would answer; they have been to INBOUND_TRANSPORT, too",
+		MinKernel: resetKernel, Live: true,
+	},
 	"OUTBOUND_TRANSPORT": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact, MinKernel: netfilterKernel, Live: true,
 	},
-	"OUTBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's send path"),
+	"OUTBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's send path", netfilterKernel),
 	"INBOUND_TRANSPORT_FAST":     noHook("no fields and no static filters in Windows either"),
 	"OUTBOUND_TRANSPORT_FAST":    noHook("no fields and no static filters in Windows either"),
 	"INBOUND_ICMP_ERROR": {
@@ -140,13 +161,13 @@ var hooks = map[string]Hook{
 		Differs:   "after INBOUND_TRANSPORT, as all else that arrives; Windows does not say whether errors pass it",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"INBOUND_ICMP_ERROR_DISCARD": discardHook("received ICMP errors"),
+	"INBOUND_ICMP_ERROR_DISCARD": discardHook("received ICMP errors", netfilterKernel),
 	"OUTBOUND_ICMP_ERROR": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact,
 		Differs:   "sees errors that a raw socket sends, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"OUTBOUND_ICMP_ERROR_DISCARD": discardHook("sent ICMP errors"),
+	"OUTBOUND_ICMP_ERROR_DISCARD": discardHook("sent ICMP errors", netfilterKernel),
 	"STREAM_PACKET": {
 		Name: "netfilter LOCAL_IN and LOCAL_OUT", Program: "netfilter", Fidelity: Close,
 		Differs:   "a packet that comes in is seen before ALE_AUTH_RECV_ACCEPT, not behind it; packets of no connection are seen, too: to closed ports, and the answers",
@@ -158,12 +179,15 @@ var hooks = map[string]Hook{
 		Name: "sockmap", Program: "sk_msg, sk_skb, sock_ops", Fidelity: Exact,
 		Differs: "exact for the bytes; segment borders can move", MinKernel: baseKernel,
 	},
-	"STREAM_DISCARD": noHook("reserved in Windows, never classified"),
+	"STREAM_DISCARD": {
+		Name: "none", Program: "none", Fidelity: Exact,
+		Differs: "reserved, as in Windows: takes filters and is never classified", MinKernel: baseKernel, Reserved: true,
+	},
 	"DATAGRAM_DATA": {
 		Name: "cgroup ingress; netfilter LOCAL_OUT (below 6.4 cgroup egress)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
 		MinKernel: baseKernel,
 	},
-	"DATAGRAM_DATA_DISCARD": discardHook("datagrams"),
+	"DATAGRAM_DATA_DISCARD": notYet(discardHook("datagrams", baseKernel)),
 
 	// Application layer enforcement
 	"ALE_RESOURCE_ASSIGNMENT": {
@@ -205,7 +229,7 @@ var hooks = map[string]Hook{
 		Differs:   "the identity is the listening socket's",
 		MinKernel: baseKernel, Live: true,
 	},
-	"ALE_AUTH_RECV_ACCEPT_DISCARD": discardHook("arrivals that have a socket"),
+	"ALE_AUTH_RECV_ACCEPT_DISCARD": aleDiscardHook("arrivals"),
 	"ALE_FLOW_ESTABLISHED": {
 		Name: "sock_ops ACTIVE_ESTABLISHED_CB, PASSIVE_ESTABLISHED_CB; UDP at cgroup egress and ingress, on the first packet", Program: "sock_ops, cgroup_skb", Fidelity: Close,
 		Differs: "what a program sends first is judged behind OUTBOUND_TRANSPORT; " +

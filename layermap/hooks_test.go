@@ -3,6 +3,7 @@
 package layermap
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -73,11 +74,94 @@ func TestLiveLayers(t *testing.T) {
 		EgressVSwitchTransportV4, EgressVSwitchTransportV6,
 		ALEFlowEstablishedV4, ALEFlowEstablishedV6,
 		ALEEndpointClosureV4, ALEEndpointClosureV6, ALEResourceReleaseV4, ALEResourceReleaseV6,
+
+		InboundIPPacketV4Discard, InboundIPPacketV6Discard, OutboundIPPacketV4Discard, OutboundIPPacketV6Discard,
+		IPForwardV4Discard, IPForwardV6Discard,
+		InboundTransportV4Discard, InboundTransportV6Discard, OutboundTransportV4Discard, OutboundTransportV6Discard,
+		InboundICMPErrorV4Discard, InboundICMPErrorV6Discard, OutboundICMPErrorV4Discard, OutboundICMPErrorV6Discard,
+		ALEResourceAssignmentV4Discard, ALEResourceAssignmentV6Discard,
+		ALEAuthListenV4Discard, ALEAuthListenV6Discard,
+		ALEAuthRecvAcceptV4Discard, ALEAuthRecvAcceptV6Discard, ALEAuthConnectV4Discard, ALEAuthConnectV6Discard,
+		ALEFlowEstablishedV4Discard, ALEFlowEstablishedV6Discard,
 	}
 	for i := range layers {
 		l := &layers[i]
 		if got, want := l.Hook().Live, slices.Contains(want, l.ID); got != want {
 			t.Errorf("%s: Live is %v, want %v", l.FWPS(), got, want)
+		}
+	}
+}
+
+// TestDiscardLayers: a discard layer runs where the layer does whose blocks it follows,
+// on the same kernels, and its fields come from where that layer's do.
+func TestDiscardLayers(t *testing.T) {
+	for i := range layers {
+		l := &layers[i]
+		of := l.DiscardOf()
+		if (of != nil) != l.Discard {
+			t.Errorf("%s: discards of %v", l.FWPS(), of)
+		}
+		if of == nil {
+			continue
+		}
+		if want := of.Name + "_DISCARD"; l.Name != want {
+			t.Errorf("%s discards of %s", l.FWPS(), of.FWPS())
+		}
+		h := l.Hook()
+		if h.Live && !of.Hook().Live {
+			t.Errorf("%s runs, and %s does not", l.FWPS(), of.FWPS())
+		}
+		if !h.Live {
+			continue
+		}
+		// packets to closed ports need more than the layer itself
+		ofTransport := l.ID == InboundTransportV4Discard || l.ID == InboundTransportV6Discard
+		if h.MinKernel != of.Hook().MinKernel && !(ofTransport && h.MinKernel == resetKernel) {
+			t.Errorf("%s wants kernel %s, %s %s", l.FWPS(), h.MinKernel, of.FWPS(), of.Hook().MinKernel)
+		}
+		for _, f := range l.Fields {
+			if got, want := l.Source(f.Key), of.Source(f.Key); !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: %s is %+v, at %s %+v", l.FWPS(), f.Key, got, of.FWPS(), want)
+			}
+		}
+	}
+}
+
+func TestDiscardReasons(t *testing.T) {
+	for _, row := range []struct {
+		module       DiscardModule
+		reason       uint32
+		name, called string
+	}{
+		{DiscardGeneral, 0, "general", "FirewallPolicy"},
+		{DiscardTransport, 4, "transport", "EndpointNotFound"},
+		{DiscardNetwork, 4, "network", "PortUnreachable"},
+		{DiscardNetwork, 128, "network", "HopLimitExceeded"},
+		{DiscardNetwork, 9999, "network", "9999"},
+		{7, 1, "7", "1"},
+	} {
+		if got := row.module.String(); got != row.name {
+			t.Errorf("module %d is %q, want %q", row.module, got, row.name)
+		}
+		if got := row.module.Reason(row.reason); got != row.called {
+			t.Errorf("reason %d of %v is %q, want %q", row.reason, row.module, got, row.called)
+		}
+	}
+}
+
+// TestReservedLayers: the discard layers of streams take filters, and nothing fills
+// their fields.
+func TestReservedLayers(t *testing.T) {
+	for i := range layers {
+		l := &layers[i]
+		want := l.ID == StreamV4Discard || l.ID == StreamV6Discard
+		if h := l.Hook(); h.Reserved != want || want && h.Live {
+			t.Errorf("%s: %+v", l.FWPS(), h)
+		}
+		for _, f := range l.Fields {
+			if s := l.Source(f.Key); want && s.Kind != Never {
+				t.Errorf("%s: %s is %+v", l.FWPS(), f.Key, s)
+			}
 		}
 	}
 }

@@ -426,11 +426,18 @@ func errorSources(more map[string]Source) map[string]Source {
 // Source says where the value of a field comes from at this layer. For a layer
 // that does not run the answer is Refused.
 func (l *Layer) Source(key string) Source {
+	if l.Hook().Reserved {
+		return never("the layer is reserved and never classified")
+	}
 	if !l.Hook().Live {
 		return refused("the layer does not run yet")
 	}
 	key = CanonicalKey(key)
-	if s, ok := sourcesAt[l.ID][key]; ok {
+	at := l.ID
+	if of := l.DiscardOf(); of != nil {
+		at = of.ID
+	}
+	if s, ok := sourcesAt[at][key]; ok {
 		return s
 	}
 	if s, ok := sources[key]; ok {

@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -31,12 +33,25 @@ const (
 	onLocalIn // netfilter, of the namespace
 	onForward
 	onLocalOut
+	onAnswer  // LOCAL_OUT, before what judges there
 	onTracing // a tracepoint, which sees every namespace and cgroup
 	onLSM     // likewise; where the kernel calls no program of ours the layer does without
 )
 
 // onLink reports whether there is an attachment of the hook at each link.
 func (k hookKind) onLink() bool { return k.onTC() || k == onXDP }
+
+// here reports whether the kernel has the hook at all, of those that a layer can do
+// without.
+func (k hookKind) here() bool {
+	switch k {
+	case onLSM:
+		return refusedLSM() == nil
+	case onAnswer:
+		return haveNetfilterLinks()
+	}
+	return true
+}
 
 // onTC reports whether that is by tcx, below 6.6 by clsact.
 func (k hookKind) onTC() bool { return k == onTCX || k == onPort }
@@ -106,10 +121,25 @@ var hooks = []hook{
 		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6}},
 	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
+	{"send_reset", "wfp_send_reset", onTracing, ebpf.AttachTraceRawTp, []layermap.LayerID{
+		layermap.InboundTransportV4Discard, layermap.InboundTransportV6Discard}},
+	{"answer4", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.InboundTransportV4Discard, layermap.InboundIPPacketV4Discard}},
+	{"answer6", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
+		layermap.InboundTransportV6Discard, layermap.InboundIPPacketV6Discard}},
 	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4}},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
+}
+
+// carries reports whether the layer is judged at the hook: a discard layer is where its
+// layer blocks. It is no reason to attach that, since only a filter blocks there.
+func (h *hook) carries(id layermap.LayerID) bool {
+	if of := layermap.ByID(id).DiscardOf(); of != nil && slices.Contains(h.layers, of.ID) {
+		return true
+	}
+	return slices.Contains(h.layers, id)
 }
 
 // frameLayers never see loopback.
@@ -142,7 +172,7 @@ func spots(layers map[layermap.LayerID]int, devs []device) []spot {
 	for i := range hooks {
 		h := &hooks[i]
 		if !h.kind.onLink() {
-			if h.needed(layers, false) && (h.kind != onLSM || refusedLSM() == nil) {
+			if h.needed(layers, false) && h.kind.here() {
 				list = append(list, spot{hook: h})
 			}
 			continue
@@ -177,7 +207,7 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = link.AttachTCX(link.TCXOptions{Interface: s.dev.Index, Program: prog, Attach: s.hook.attach, Anchor: anchor})
 		case onXDP:
 			l, err = attachXDP(s.dev, prog)
-		case onLocalIn, onForward, onLocalOut:
+		case onLocalIn, onForward, onLocalOut, onAnswer:
 			l, err = attachNetfilter(s.hook, prog)
 		case onTracing:
 			l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: s.hook.attach})
@@ -212,16 +242,25 @@ func attachXDP(d *device, prog *ebpf.Program) (link.Link, error) {
 // Priorities at a netfilter hook: behind the kernel's own chains and address
 // translation, and none of those of the kernel (linux/netfilter_ipv4.h). BPF
 // programs cannot share one, so that another instance of the namespace, or
-// somebody else's program, has the next.
+// somebody else's program, has the next. An answer that is silenced must not come to
+// the layers that it would pass: that is decided before.
 const (
 	netfilterPriority   = 110
+	answerPriority      = 55
 	netfilterPriorities = 64
+	answerPriorities    = 40
 )
 
 // netfilterPoints are the points of the stack where kinds of hooks sit.
 var netfilterPoints = map[hookKind]link.NetfilterInetHook{
 	onLocalIn: link.NetfilterInetLocalIn, onForward: link.NetfilterInetForward, onLocalOut: link.NetfilterInetLocalOut,
+	onAnswer: link.NetfilterInetLocalOut,
 }
+
+// haveNetfilterLinks asks whether the kernel has netfilter's programs (6.4).
+var haveNetfilterLinks = sync.OnceValue(func() bool {
+	return !errors.Is(features.HaveProgramType(ebpf.Netfilter), ebpf.ErrNotSupported)
+})
 
 // protocolFamily is that of the hook's layers: one of netfilter's links serves
 // one family.
@@ -233,15 +272,19 @@ func (h *hook) protocolFamily() link.NetfilterProtocolFamily {
 }
 
 func attachNetfilter(h *hook, prog *ebpf.Program) (l link.Link, err error) {
-	for priority := range int32(netfilterPriorities) {
+	first, priorities := int32(netfilterPriority), int32(netfilterPriorities)
+	if h.kind == onAnswer {
+		first, priorities = answerPriority, answerPriorities
+	}
+	for priority := range priorities {
 		l, err = link.AttachNetfilter(link.NetfilterOptions{
-			Program: prog, ProtocolFamily: h.protocolFamily(), Hook: netfilterPoints[h.kind], Priority: netfilterPriority + priority,
+			Program: prog, ProtocolFamily: h.protocolFamily(), Hook: netfilterPoints[h.kind], Priority: first + priority,
 		})
 		if !errors.Is(err, unix.EBUSY) {
 			return l, err
 		}
 	}
-	return nil, fmt.Errorf("%w: other programs have all priorities from %d on: %w", ErrOccupied, netfilterPriority, err)
+	return nil, fmt.Errorf("%w: other programs have all priorities from %d on: %w", ErrOccupied, first, err)
 }
 
 func xdpOccupant(index int) string {
@@ -343,7 +386,7 @@ func (e *Engine) holds(s spot) bool {
 	case onXDP:
 		x := info.XDP()
 		return x != nil && int(x.Ifindex) == s.dev.Index
-	case onLocalIn, onForward, onLocalOut:
+	case onLocalIn, onForward, onLocalOut, onAnswer:
 		// a namespace lives as long as it has such a link
 		x := info.Netfilter()
 		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]

@@ -267,7 +267,7 @@ func newCompiled(f *filter.Filter) (c compiled, decides bool) {
 	case filter.ActionCalloutInspection:
 		return c, false // not registered: ignored
 	default:
-		if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 {
+		if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 && !f.SilentDrops() {
 			c.hard = f.Flags&filter.FlagClearActionRight != 0
 		} else {
 			c.block, c.hard = true, true

@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -170,16 +171,30 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	if raw.Outbound != 0 {
 		ev.Direction, ev.Src, ev.Dst = "out", local, remote
 	}
+	if l := layermap.ByID(layer); l != nil && l.Discard {
+		d.discard(&ev, raw)
+	}
 	if forwards(layer) {
 		ev.Direction, ev.OutInterface = "forward", d.link(raw.Dev)
 	}
 	return ev
 }
 
+// discard fills in what an event of a discard layer says of what happened before.
+func (d *describer) discard(ev *Event, raw *bpf.Event) {
+	module := layermap.DiscardModule(raw.DiscardModule)
+	ev.DiscardModule, ev.DiscardReason = module.String(), module.Reason(raw.DiscardReason)
+	ev.DiscardFilterID = filter.ID(raw.DiscardFilter)
+	if f := d.filters[ev.DiscardFilterID]; f != nil {
+		ev.DiscardFilterName = f.Name
+	}
+}
+
 // forwards reports whether the layer's packets go through the host: neither in nor
 // out (FWP_DIRECTION_FORWARD).
 func forwards(layer layermap.LayerID) bool {
-	return layer == layermap.IPForwardV4 || layer == layermap.IPForwardV6
+	l := layermap.ByID(layer)
+	return l != nil && strings.HasPrefix(l.Name, "IPFORWARD_")
 }
 
 // endpoints writes what the layer has of addresses and ports.

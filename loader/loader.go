@@ -79,6 +79,13 @@ type Event struct {
 
 	OutInterface string `json:"outInterface,omitempty"` // forward: that it goes on by
 
+	// The discard metadata, at discard layers only: who discarded (network, transport,
+	// general), why in the words of Windows, and, where that was a filter, which.
+	DiscardModule     string    `json:"discardModule,omitempty"`
+	DiscardReason     string    `json:"discardReason,omitempty"`
+	DiscardFilterID   filter.ID `json:"discardFilterId,omitempty"`
+	DiscardFilterName string    `json:"discardFilterName,omitempty"`
+
 	Lost uint64 `json:"-"` // not an event: so many were lost before the next
 }
 

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -64,6 +64,8 @@ func probe() []LayerStatus {
 	for _, l := range layermap.Layers() {
 		s := LayerStatus{Layer: l.ID}
 		switch {
+		case l.Hook().Reserved:
+			s.Available = true
 		case !l.Hook().Live:
 			s.Reason = "does not run yet"
 		case err != nil:
@@ -77,23 +79,27 @@ func probe() []LayerStatus {
 }
 
 func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
-	note := ""
+	means := ""
 	for _, h := range hooks {
-		if !slices.Contains(h.layers, id) {
+		if !h.carries(id) {
+			continue
+		}
+		if h.kind == onAnswer && !haveNetfilterLinks() {
+			means = "own blocks alone: no netfilter links here (6.4), and so no datagrams to closed ports"
 			continue
 		}
 		if err := refusedLSM(); err != nil && h.kind == onLSM {
-			note = fmt.Sprintf("by sock_ops: no LSM program here (%v); listen() succeeds, and a blocked listener gets no connections", err)
+			means = fmt.Sprintf("by sock_ops: no LSM program here (%v); listen() succeeds, and a blocked listener gets no connections", err)
 			continue
 		}
 		if err := refused[h.program]; err != nil {
 			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
 		}
 		if h.kind.onTC() && !haveTCX() {
-			return true, "by clsact: no tcx here (6.6)"
+			means = strings.TrimPrefix(means+"; by clsact: no tcx here (6.6)", "; ")
 		}
 	}
-	return true, note
+	return true, means
 }
 
 // probePrograms loads all programs at once, and one by one where that fails,
@@ -172,7 +178,7 @@ func probeLinks(coll *ebpf.Collection) map[string]error {
 				l, err = attachXDP(lo, prog)
 			case h.kind.onTC() && haveTCX():
 				l, err = link.AttachTCX(link.TCXOptions{Interface: lo.Index, Program: prog, Attach: h.attach})
-			case h.kind == onLocalIn, h.kind == onForward, h.kind == onLocalOut:
+			case h.kind == onLocalIn, h.kind == onForward, h.kind == onLocalOut, h.kind == onAnswer:
 				l, err = attachNetfilter(&h, prog)
 			default:
 				continue

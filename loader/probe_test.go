@@ -26,11 +26,20 @@ func TestProbeOfAKernelThatRefusesAProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const refused4, refused6 = "this kernel refuses local_in4: ", "this kernel refuses local_in6: "
-	without := map[layermap.LayerID]string{
-		layermap.InboundTransportV4: refused4, layermap.InboundTransportV6: refused6,
-		layermap.InboundICMPErrorV4: refused4, layermap.InboundICMPErrorV6: refused6,
-		layermap.StreamPacketV4: refused4, layermap.StreamPacketV6: refused6,
+	without := map[layermap.LayerID]string{}
+	for _, h := range hooks {
+		if h.kind != onLocalIn {
+			continue
+		}
+		for _, id := range h.layers {
+			without[id] = "this kernel refuses " + h.name + ": "
+			if layermap.ByID(id+1).DiscardOf() != nil { // where own blocks are judged next
+				without[id+1] = without[id]
+			}
+		}
+	}
+	if len(without) != 10 {
+		t.Fatalf("%d layers are judged at LOCAL_IN: %v", len(without), without)
 	}
 	for _, l := range layermap.Layers() {
 		if !l.Hook().Live {

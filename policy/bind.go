@@ -108,6 +108,9 @@ func (b *binder) bind(d *draft) (State, *reason, error) {
 	}
 	layer := layermap.ByID(f.Layer)
 	dropHost(f)
+	if layer.Hook().Reserved {
+		return StateUnmatchable, because(classReserved, "layer %s is reserved and never classified", layer.FWPS()), nil
+	}
 	var unmatchable *reason
 	for _, g := range groups(f, layer, d.windows) {
 		why, refused := b.group(g)
@@ -132,13 +135,13 @@ func (b *binder) outright(d *draft) *reason {
 		return because(classBootTime, "boot-time")
 	case f.Flags&filter.FlagDisabled != 0:
 		return because(classDisabled, "disabled")
-	case d.windows && f.Action.IsCallout() && !b.registered[f.Callout]:
+	case d.windows && f.Action.IsCallout() && !b.registered[f.Callout] && !f.SilentDrops():
 		return because(classCallout, "callout %s is not provided here", b.calloutName(d))
 	case f.Layer == unknownLayer:
 		return d.refuse
 	}
 	layer := layermap.ByID(f.Layer)
-	if !layer.Hook().Live {
+	if h := layer.Hook(); !h.Live && !h.Reserved {
 		return because(classLayer, "layer %s does not run yet", layer.FWPS())
 	}
 	if f.SubLayer != (filter.GUID{}) && b.store.SubLayer(f.SubLayer) == nil {

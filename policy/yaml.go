@@ -278,7 +278,7 @@ func (r *yamlReader) filter(n *node) error {
 		},
 		"callout": func(n *node) (err error) {
 			calloutNode = n
-			f.Callout, err = reference(n, "callout", r.callouts, noBuiltin, filter.ErrCalloutNotFound)
+			f.Callout, err = reference(n, "callout", r.callouts, silentDrop, filter.ErrCalloutNotFound)
 			return err
 		},
 		"flags": func(n *node) error {

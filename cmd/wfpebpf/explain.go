@@ -48,9 +48,9 @@ connection instead, which is judged at each layer that it passes. Without --ifac
 the fields of the link stay EMPTY, except for loopback traffic. Of ICMP the port of
 the local address is the type, and that of the remote one the code. With --forward it
 is a packet that the host passes on: it comes in by --iface and goes on by --out-iface.
+Where --iface is a bridge, --port says by which of its ports the traffic crosses it.
 With --listen it is a socket that is bound to an address, 0.0.0.0 and [::] for any, and,
 if it is TCP, begins to listen.
-Where --iface is a bridge, --port says by which of its ports the traffic crosses it.
 
 It judges what would be enforced here. --as-windows includes filters that are
 refused here, and takes callouts that are not provided to let the traffic pass.

@@ -96,8 +96,9 @@ func addFailsafes(p *policy.Policy, safes []failsafe) error {
 // filters are the hard permits of a failsafe. Binds and listeners are let through for
 // both families, because a socket of IPv6 serves IPv4 as well. The IPPACKET layers
 // have no ports, so that they are opened for a peer only, with all its packets.
-// The transport layers, ALE_FLOW_ESTABLISHED, and ALE_AUTH_LISTEN and STREAM_PACKET, which
-// are of TCP alone, are opened where the policy has filters at them: others are not hooked.
+// The transport layers, ALE_FLOW_ESTABLISHED, and AUTH_LISTEN and STREAM_PACKET, which
+// are of TCP alone, are opened where the policy has filters at them: others are not
+// hooked.
 func (s failsafe) filters(policy *filter.Store) []*filter.Filter {
 	service := []filter.Condition{
 		{Field: "IP_PROTOCOL", Value: filter.U8(s.protocol)}, {Field: "IP_LOCAL_PORT", Value: filter.U16(s.port)},

@@ -108,6 +108,8 @@ func layerRows(probed []loader.LayerStatus) []layerRow {
 		switch s, known := status[l.ID]; {
 		case h.Fidelity == layermap.None:
 			row.Reason = h.Differs
+		case h.Reserved:
+			row.Available = true
 		case !h.Live:
 			row.Reason = "does not run yet"
 		case known:

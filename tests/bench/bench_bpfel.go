@@ -88,6 +88,8 @@ const (
 	benchVarLayoutCounter       = "layout_counter"
 	benchVarLayoutCut           = "layout_cut"
 	benchVarLayoutCutsPage      = "layout_cuts_page"
+	benchVarLayoutDiscardModule = "layout_discard_module"
+	benchVarLayoutDiscardReason = "layout_discard_reason"
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
 	benchVarLayoutFilter        = "layout_filter"
@@ -201,6 +203,8 @@ type benchVariableSpecs struct {
 	LayoutCounter       *ebpf.VariableSpec `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.VariableSpec `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -309,6 +313,8 @@ type benchVariables struct {
 	LayoutCounter       *ebpf.Variable `ebpf:"layout_counter"`
 	LayoutCut           *ebpf.Variable `ebpf:"layout_cut"`
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
+	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
+	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`

@@ -27,12 +27,14 @@ var liveTests = []string{
 	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
+	"TestDiscard",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
 var netfilterTests = []string{
 	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
 	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
+	"TestDiscardAtNetfilter", "TestClosedPorts",
 }
 
 var kernels = []vm.Kernel{vm.Kernel61, vm.Kernel612}
