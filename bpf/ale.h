@@ -66,10 +66,22 @@ static __always_inline int is_end(__u32 layer)
 	       WFP_ALE_ENDPOINT_CLOSURE_V6 - WFP_ALE_RESOURCE_RELEASE_V4;
 }
 
+static __always_inline int is_connect_redirect(__u32 layer)
+{
+	return layer - WFP_ALE_CONNECT_REDIRECT_V4 < 2;
+}
+
+static __always_inline int is_bind_redirect(__u32 layer)
+{
+	return layer - WFP_ALE_BIND_REDIRECT_V4 < 2;
+}
+
 /* Whether the layer has remote fields, and the socket a peer. */
 static __always_inline int has_remote(const struct wfp_tuple *t)
 {
-	return is_end(t->layer) ? t->known & WFP_KNOWN_REMOTE : !is_of_address(t->layer);
+	if (is_end(t->layer) || is_bind_redirect(t->layer))
+		return t->known & WFP_KNOWN_REMOTE;
+	return !is_of_address(t->layer);
 }
 
 static __always_inline int is_transport_out(__u32 layer)
@@ -145,7 +157,7 @@ __noinline int wfp_ale_values(struct wfp_tuple *t, struct wfp_socket *s, struct 
 		put_address(v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
 		put(v, WFP_SLOT_REMOTE_PORT, t->remote_port);
 	}
-	if (is_connect(t->layer) || is_established(t->layer))
+	if (is_connect(t->layer) || is_established(t->layer) || is_connect_redirect(t->layer))
 		put(v, WFP_SLOT_DESTINATION_ADDRESS_TYPE, t->destination_type);
 	if (is_established(t->layer))
 		put(v, WFP_SLOT_DIRECTION, !(t->known & WFP_KNOWN_OUTBOUND));
@@ -175,7 +187,8 @@ static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_
 	}
 	e->local_port = t->known & WFP_KNOWN_NO_PORT ? 0 : t->local_port;
 	e->protocol = t->protocol;
-	e->outbound = is_connect(t->layer) || is_transport_out(t->layer) ||
+	e->outbound = is_connect(t->layer) || is_connect_redirect(t->layer) ||
+		      is_transport_out(t->layer) ||
 		      t->known & WFP_KNOWN_OUTBOUND;
 	e->ifindex = t->ifindex;
 	if (s) {
@@ -185,6 +198,13 @@ static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_
 		e->uid = s->uid;
 		if (is_established(t->layer) || is_end(t->layer))
 			e->flow = s->flow;
+		/* the flags of a discard layer are lent */
+		if (is_connect(t->layer) && !(t->layer & WFP_DISCARD) &&
+		    t->flags & WFP_FLAG_IS_CONNECTION_REDIRECTED) {
+			e->original[0] = s->asked[0];
+			e->original[1] = s->asked[1];
+			e->original_port = s->asked_port;
+		}
 	}
 }
 

@@ -10,6 +10,7 @@
 
 #include "flow.h"
 #include "packet.h"
+#include "redirect.h"
 
 #define WFP_PASS 1
 #define WFP_DROP 0
@@ -218,8 +219,12 @@ int wfp_skb_egress(struct __sk_buff *skb)
 		return WFP_DROP;
 	if (!authorised || cookie)
 		t.destination_type = packet_type(t.remote, t.layer);
-	if (!authorised && wfp_ale(&t, s))
-		return WFP_DROP;
+	if (!authorised) {
+		t.flags = wfp_was_redirected(&t, s, cookie);
+		if (wfp_ale(&t, s))
+			return WFP_DROP;
+		t.flags = 0;
+	}
 	s->state &= ~(WFP_SOCKET_AC_PENDING | WFP_SOCKET_AC_ASSUMED | WFP_SOCKET_AC_PORT);
 	if (cookie) {
 		t.known |= WFP_KNOWN_OUTBOUND;

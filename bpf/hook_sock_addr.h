@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * cgroup/bind4, bind6, connect4, connect6, sendmsg4, sendmsg6:
- * ALE_RESOURCE_ASSIGNMENT for explicit and implicit binds, then
- * ALE_AUTH_CONNECT for TCP connects, connected UDP and the first datagram to a
- * peer. A block answers EACCES, as WSAEACCES. What is not known before the
- * packet exists (an ephemeral port, the route) is assumed, and hook_skb.h
- * checks the assumption on the first packet out.
+ * cgroup/bind4, bind6, connect4, connect6, sendmsg4, sendmsg6: ALE_BIND_REDIRECT
+ * of explicit binds, ALE_RESOURCE_ASSIGNMENT of those and of implicit ones, then
+ * ALE_CONNECT_REDIRECT and, of where that leads, ALE_AUTH_CONNECT for TCP connects,
+ * connected UDP and the first datagram to a peer. A block answers EACCES, as
+ * WSAEACCES. What is not known before the packet exists (an ephemeral port, the
+ * route) is assumed, and hook_skb.h checks the assumption on the first packet out.
  */
 #pragma once
 
-#include "ale.h"
+#include "redirect.h"
 
 static __always_inline int deny(void)
 {
@@ -34,13 +34,26 @@ static __always_inline struct wfp_socket *addr_socket(struct bpf_sock_addr *ctx)
 	return c->netns_cookie == cookie ? s : NULL;
 }
 
+/* The address of a call of an IPv6 socket, which is a mapped one at a V4 layer. */
+static __always_inline void set_user_ip6(struct bpf_sock_addr *ctx, const struct wfp_tuple *t,
+					 const __u64 address[2])
+{
+	int v6 = is_v6(t->layer);
+
+	ctx->user_ip6[0] = v6 ? bpf_htonl(address[0] >> 32) : 0;
+	ctx->user_ip6[1] = v6 ? bpf_htonl((__u32)address[0]) : 0;
+	ctx->user_ip6[2] = v6 ? bpf_htonl(address[1] >> 32) : bpf_htonl(0xffff);
+	ctx->user_ip6[3] = bpf_htonl(v6 ? (__u32)address[1] : (__u32)address[0]);
+}
+
 static __always_inline void user_ip6(struct bpf_sock_addr *ctx, __u64 address[2])
 {
 	address[0] = (__u64)bpf_ntohl(ctx->user_ip6[0]) << 32 | bpf_ntohl(ctx->user_ip6[1]);
 	address[1] = (__u64)bpf_ntohl(ctx->user_ip6[2]) << 32 | bpf_ntohl(ctx->user_ip6[3]);
 }
 
-/* ALE_RESOURCE_ASSIGNMENT of an explicit bind; t holds layer and address. */
+/* An explicit bind; t holds the layer of its assignment and the address. Where it is
+ * redirected t says so and where to. Returns 1 to go on, 0 to deny. */
 static __always_inline int bind(struct bpf_sock_addr *ctx, struct wfp_tuple *t)
 {
 	struct wfp_socket *s = addr_socket(ctx);
@@ -51,6 +64,8 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, struct wfp_tuple *t)
 	t->known = WFP_KNOWN_LOCAL_PORT;
 	if (!s || !t->protocol)
 		return 1;
+	if (find_layer(t->generation, bind_redirect_layer(t)) && !redirect_bind(ctx, t, s))
+		return deny();
 	if (!t->local_port) {
 		s->state |= WFP_SOCKET_RA_AT_POST_BIND;
 		return 1;
@@ -72,7 +87,13 @@ int wfp_bind4(struct bpf_sock_addr *ctx)
 		.local = { bpf_ntohl(ctx->user_ip4), 0 },
 	};
 
-	return bind(ctx, &t);
+	if (!bind(ctx, &t))
+		return 0;
+	if (t.known & WFP_KNOWN_REDIRECTED) {
+		ctx->user_ip4 = bpf_htonl(t.local[0]);
+		ctx->user_port = bpf_htons(t.local_port);
+	}
+	return 1;
 }
 
 SEC("cgroup/bind6")
@@ -81,7 +102,13 @@ int wfp_bind6(struct bpf_sock_addr *ctx)
 	struct wfp_tuple t = { .layer = WFP_ALE_RESOURCE_ASSIGNMENT_V6 };
 
 	user_ip6(ctx, t.local);
-	return bind(ctx, &t);
+	if (!bind(ctx, &t))
+		return 0;
+	if (t.known & WFP_KNOWN_REDIRECTED) {
+		set_user_ip6(ctx, &t, t.local);
+		ctx->user_port = bpf_htons(t.local_port);
+	}
+	return 1;
 }
 
 /*
@@ -92,7 +119,7 @@ int wfp_bind6(struct bpf_sock_addr *ctx)
  */
 static __always_inline int implicit_bind(struct wfp_tuple *t, struct wfp_socket *s)
 {
-	__u32 layer = t->layer, ifindex = t->ifindex;
+	__u32 layer = t->layer, ifindex = t->ifindex, flags = t->flags;
 	__u8 known = t->known, type = t->local_type;
 	__u16 port = t->local_port;
 	struct wfp_layer *l;
@@ -129,12 +156,23 @@ static __always_inline int implicit_bind(struct wfp_tuple *t, struct wfp_socket 
 					    WFP_SOCKET_RA_DONE;
 	}
 	t->layer = layer;
-	t->flags = 0;
+	t->flags = flags;
 	t->known = known;
 	t->local_type = type;
 	t->local_port = port;
 	t->ifindex = ifindex;
 	return blocked;
+}
+
+/* Connecting to the unspecified address is connecting to oneself. */
+static __always_inline void put_oneself(struct wfp_tuple *t)
+{
+	if (t->remote[0] | t->remote[1])
+		return;
+	if (is_v6(t->layer))
+		t->remote[1] = 1;
+	else
+		t->remote[0] = 0x7f000001;
 }
 
 /* Finds out where the traffic will go: interface, local address, types. */
@@ -146,13 +184,7 @@ __noinline int wfp_put_destination(struct wfp_tuple *t, struct wfp_socket *s, __
 	if (!t || !s)
 		return 0;
 	v6 = is_v6(t->layer);
-	/* connecting to the unspecified address is connecting to oneself */
-	if (!(t->remote[0] | t->remote[1])) {
-		if (v6)
-			t->remote[1] = 1;
-		else
-			t->remote[0] = 0x7f000001;
-	}
+	put_oneself(t);
 	route = find_route(t->remote, v6);
 	t->destination_type = routed_type(t->remote, v6, route);
 	if (route) {
@@ -194,9 +226,50 @@ static __always_inline __u32 assume(struct wfp_tuple *t, const struct wfp_layer 
 	return state;
 }
 
-/* ALE_AUTH_CONNECT for a socket call. Returns 1 to go on, 0 to deny. */
+/*
+ * ALE_CONNECT_REDIRECT for a socket call. Returns 0 to deny it; where it is led
+ * elsewhere, the tuple is. A datagram of a flow that is authorised is of one that was
+ * not redirected, or of a peer's.
+ */
+static __always_inline int redirect(struct bpf_sock_addr *ctx, struct wfp_tuple *t,
+				    struct wfp_socket *s, int connects)
+{
+	__u64 cookie = 0, filter;
+
+	put_oneself(t);
+	if (!connects) {
+		cookie = bpf_get_socket_cookie(ctx);
+		if (wfp_redirect_again(t, s, cookie))
+			return 1;
+		if (wfp_flow_alive(t, cookie, t->known & WFP_KNOWN_LOCAL_ADDRESS ?
+						      WFP_FLOW_PENDING : WFP_FLOW_ANY))
+			return 1;
+	}
+	if (implicit_bind(t, s))
+		return 0;
+	wfp_put_types(t);
+	filter = wfp_redirect_judge(t, s, connect_redirect_layer(t));
+	return filter != WFP_REDIRECT_BLOCKED &&
+	       (!filter || wfp_redirect_to(ctx, t, s, filter, cookie) >= 0);
+}
+
+/* What a connect before was led to. */
+static __always_inline void forget_redirect(struct bpf_sock *sk, struct wfp_socket *s)
+{
+	struct wfp_redirected *r;
+
+	if (!(s->state & WFP_SOCKET_REDIRECTED))
+		return;
+	s->state &= ~WFP_SOCKET_REDIRECTED;
+	r = bpf_sk_storage_get(&redirected, sk, 0, 0);
+	if (r)
+		r->known &= ~WFP_REDIRECTED_PEER;
+}
+
+/* ALE_AUTH_CONNECT for a socket call, of where ALE_CONNECT_REDIRECT has led it.
+ * Returns 1 to go on, 0 to deny. */
 static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple *t,
-				     struct wfp_socket *s)
+				     struct wfp_socket *s, int connects)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct wfp_layer *l;
@@ -211,6 +284,10 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 	t->local_port = sk->src_port;
 	if (t->local_port)
 		t->known |= WFP_KNOWN_LOCAL_PORT;
+	if (connects)
+		forget_redirect(sk, s);
+	if (find_layer(t->generation, connect_redirect_layer(t)) && !redirect(ctx, t, s, connects))
+		return deny();
 	wfp_put_destination(t, s, sk->bound_dev_if);
 	if (t->protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(ctx);
@@ -243,7 +320,7 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 	return 1;
 }
 
-static __always_inline int connect4(struct bpf_sock_addr *ctx, __u32 source)
+static __always_inline int connect4(struct bpf_sock_addr *ctx, __u32 source, int connects)
 {
 	struct wfp_tuple t = {
 		.layer = WFP_ALE_AUTH_CONNECT_V4,
@@ -260,11 +337,17 @@ static __always_inline int connect4(struct bpf_sock_addr *ctx, __u32 source)
 		t.local[0] = bpf_ntohl(source);
 		t.known = WFP_KNOWN_LOCAL_ADDRESS;
 	}
-	return authorise(ctx, &t, s);
+	if (!authorise(ctx, &t, s, connects))
+		return 0;
+	if (t.flags & WFP_FLAG_IS_CONNECTION_REDIRECTED) {
+		ctx->user_ip4 = bpf_htonl(t.remote[0]);
+		ctx->user_port = bpf_htons(t.remote_port);
+	}
+	return 1;
 }
 
 /* t holds the source address that the call names, if any. */
-static __always_inline int connect6(struct bpf_sock_addr *ctx, struct wfp_tuple *t)
+static __always_inline int connect6(struct bpf_sock_addr *ctx, struct wfp_tuple *t, int connects)
 {
 	struct wfp_socket *s = addr_socket(ctx);
 	struct bpf_sock *sk = ctx->sk;
@@ -285,19 +368,25 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx, struct wfp_tuple 
 	}
 	if (t->local[0] | t->local[1])
 		t->known = WFP_KNOWN_LOCAL_ADDRESS;
-	return authorise(ctx, t, s);
+	if (!authorise(ctx, t, s, connects))
+		return 0;
+	if (t->flags & WFP_FLAG_IS_CONNECTION_REDIRECTED) {
+		set_user_ip6(ctx, t, t->remote);
+		ctx->user_port = bpf_htons(t->remote_port);
+	}
+	return 1;
 }
 
 SEC("cgroup/connect4")
 int wfp_connect4(struct bpf_sock_addr *ctx)
 {
-	return connect4(ctx, 0);
+	return connect4(ctx, 0, 1);
 }
 
 SEC("cgroup/sendmsg4")
 int wfp_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return connect4(ctx, ctx->msg_src_ip4);
+	return connect4(ctx, ctx->msg_src_ip4, 0);
 }
 
 SEC("cgroup/connect6")
@@ -305,7 +394,7 @@ int wfp_connect6(struct bpf_sock_addr *ctx)
 {
 	struct wfp_tuple t = { .layer = WFP_ALE_AUTH_CONNECT_V6 };
 
-	return connect6(ctx, &t);
+	return connect6(ctx, &t, 1);
 }
 
 SEC("cgroup/sendmsg6")
@@ -315,5 +404,5 @@ int wfp_sendmsg6(struct bpf_sock_addr *ctx)
 
 	t.local[0] = (__u64)bpf_ntohl(ctx->msg_src_ip6[0]) << 32 | bpf_ntohl(ctx->msg_src_ip6[1]);
 	t.local[1] = (__u64)bpf_ntohl(ctx->msg_src_ip6[2]) << 32 | bpf_ntohl(ctx->msg_src_ip6[3]);
-	return connect6(ctx, &t);
+	return connect6(ctx, &t, 0);
 }

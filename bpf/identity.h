@@ -46,6 +46,8 @@ struct task_struct {
 	struct css_set *cgroups;
 	const struct cred *cred;
 	int tgid;
+	struct task_struct *group_leader;
+	__u64 start_time;
 };
 #pragma clang attribute pop
 
@@ -57,6 +59,7 @@ static __always_inline void identify_task(struct wfp_socket *s, struct task_stru
 	int level = BPF_CORE_READ(cgroup, level);
 
 	s->pid = BPF_CORE_READ(task, tgid);
+	s->started = BPF_CORE_READ(task, group_leader, start_time);
 	/* as the kernel's own sk_uid; sock_ops may not ask for the current one (6.12) */
 	s->uid = BPF_CORE_READ(task, cred, fsuid.val);
 	s->gid = BPF_CORE_READ(task, cred, fsgid.val);

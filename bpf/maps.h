@@ -161,6 +161,48 @@ struct {
 	__uint(max_entries, 65536);
 } flows SEC(".maps");
 
+/* filter and edition -> where it redirects. Loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct wfp_target_key);
+	__type(value, struct wfp_end);
+	__uint(max_entries, WFP_EDITIONS * WFP_REDIRECTS);
+} targets SEC(".maps");
+
+/* socket -> how it was redirected. Not for what it accepts. Programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct wfp_redirected);
+} redirected SEC(".maps");
+
+/* socket and an end -> the end in its place. Programs; the oldest make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct wfp_redirect_key);
+	__type(value, struct wfp_redirect);
+	__uint(max_entries, 16384);
+} redirects SEC(".maps");
+
+/* connection -> the destination that it was opened to: redirect records until the
+ * other side has them. Programs; the oldest make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct wfp_record_key);
+	__type(value, struct wfp_redirect);
+	__uint(max_entries, 8192);
+} records SEC(".maps");
+
+/* process that has asked for a redirect record -> 1. Programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct wfp_process);
+	__type(value, __u32);
+	__uint(max_entries, 256);
+} proxies SEC(".maps");
+
 /* enum wfp_counter -> count. Programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -186,6 +228,8 @@ struct {
 /* clang keeps a type whole only where something but a map's definition names
  * it; these are the types that Go reads or writes. */
 const struct wfp_event *layout_event __attribute__((unused));
+const struct wfp_target_key *layout_target_key __attribute__((unused));
+const struct wfp_end *layout_end __attribute__((unused));
 const struct wfp_amendment *layout_amendment __attribute__((unused));
 const struct wfp_bucket *layout_bucket __attribute__((unused));
 const struct wfp_branch *layout_branch __attribute__((unused));

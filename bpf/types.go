@@ -22,6 +22,8 @@ type (
 	Route      = WFPWfpRoute
 	Config     = WFPWfpConfig
 	Event      = WFPWfpEvent
+	TargetKey  = WFPWfpTargetKey
+	End        = WFPWfpEnd
 	Case       = WFPWfpCase
 	JudgeRun   = WFPWfpJudgeRun
 )
@@ -53,6 +55,8 @@ const (
 	Added        = int(WFPWfpLimitWFP_ADDED)
 	CgroupLevels = int(WFPWfpLimitWFP_CGROUP_LEVELS)
 	JudgeCases   = int(WFPWfpLimitWFP_JUDGE_CASES)
+	Redirects    = int(WFPWfpLimitWFP_REDIRECTS)
+	Span         = int(WFPWfpLimitWFP_SPAN)
 	Line         = int(WFPWfpLimitWFP_LINE)
 	LinePoints   = int(WFPWfpLimitWFP_LINE_POINTS)
 	MaxLines     = int(WFPWfpLimitWFP_MAX_LINES)

@@ -69,6 +69,10 @@ enum wfp_layer_id {
 	WFP_ALE_RESOURCE_RELEASE_V6 = 63,
 	WFP_ALE_ENDPOINT_CLOSURE_V4 = 64,
 	WFP_ALE_ENDPOINT_CLOSURE_V6 = 65,
+	WFP_ALE_CONNECT_REDIRECT_V4 = 66, /* here V6 is the next one */
+	WFP_ALE_CONNECT_REDIRECT_V6 = 67,
+	WFP_ALE_BIND_REDIRECT_V4 = 68,
+	WFP_ALE_BIND_REDIRECT_V6 = 69,
 	WFP_STREAM_PACKET_V4 = 70,
 	WFP_STREAM_PACKET_V6 = 71,
 	WFP_INGRESS_VSWITCH_ETHERNET = 72,
@@ -160,6 +164,7 @@ enum wfp_flag {
 	WFP_FLAG_IS_FRAGMENT = 0x20,
 	WFP_FLAG_IS_OUTBOUND_PASS_THRU = 0x40000,
 	WFP_FLAG_IS_INBOUND_PASS_THRU = 0x80000,
+	WFP_FLAG_IS_CONNECTION_REDIRECTED = 0x100000,
 	WFP_FLAG_IS_APPCONTAINER_LOOPBACK = 0x400000,
 	WFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK = 0x800000,
 };
@@ -211,6 +216,7 @@ enum wfp_limit {
 	WFP_ADDED = 64,          /* filters of a layer that an edition adds to its tables */
 	WFP_CGROUP_LEVELS = 8,   /* ancestors kept of a task's cgroup */
 	WFP_JUDGE_CASES = 1024,  /* cases of one run of the judge */
+	WFP_REDIRECTS = 4096,    /* filters of a policy that redirect */
 };
 
 _Static_assert(WFP_PAGES_branches * WFP_PAGE_branches <= WFP_MAX_BRANCHES,
@@ -540,6 +546,7 @@ enum wfp_known {
 	WFP_KNOWN_LOCAL_PORT = 0x2,
 	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
+	WFP_KNOWN_REDIRECTED = 0x10, /* a bind: the local end is not what it asked for */
 	WFP_KNOWN_NOT_PICKED = 0x40, /* the local port stands for one that is not picked yet */
 	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
 	WFP_KNOWN_PROMISCUOUS = 0x80,
@@ -570,6 +577,10 @@ struct wfp_socket {
 	__u64 ac_local[2]; /* local address that it was judged with */
 	__u64 self; /* address of the socket that was identified: another's, if this was accepted */
 	__u64 flow;   /* id that events at the layers of a flow's begin and end carry */
+	__u64 started; /* when the process was: with its pid, which process it is */
+	__u64 asked[2]; /* by the last call that was redirected, as in struct wfp_tuple */
+	__u32 asked_port;
+	__u32 pad;
 };
 
 enum wfp_socket_state {
@@ -583,6 +594,7 @@ enum wfp_socket_state {
 	WFP_SOCKET_OLD = 0x80,      /* older than the engine: was it accepted? */
 	WFP_SOCKET_RELEASED = 0x100, /* closed by its program; TCP has not ended yet */
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
+	WFP_SOCKET_REDIRECTED = 0x800, /* its last connect was */
 	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
 	WFP_SOCKET_RA_PORT = 0x2000, /* implicit bind, judged with a port that was assumed */
 };
@@ -600,6 +612,76 @@ struct wfp_flow {
 	__u64 last; /* ns since boot of the last datagram */
 	__u64 local[2]; /* zero: a socket call opened it, its packet is to come */
 	__u32 layer; /* where it was authorised */
+	__u32 pad;
+};
+
+/*
+ * Redirection. Addresses are IPv6 ones here, of IPv4 the mapped form; halves and ports
+ * are in host order.
+ */
+
+/* Where a filter that calls the callout `redirect` leads: its provider context. */
+struct wfp_target_key {
+	__u64 filter_id;
+	__u32 edition;
+	__u32 pad;
+};
+
+struct wfp_end {
+	__u64 address[2];
+	__u32 port;
+	__u32 pad;
+};
+
+/* What a socket asked for and what it was given. */
+struct wfp_redirected {
+	struct wfp_end asked;    /* the peer that connect named */
+	struct wfp_end peer;     /* the one that it has */
+	struct wfp_end name;     /* the local end that bind named */
+	struct wfp_end bound;    /* the one that it has; port 0: one that the kernel picked */
+	struct wfp_end original; /* accepted: what the client asked for, the redirect record */
+	__u32 known; /* enum wfp_redirected_known */
+	__u32 pad;
+};
+
+enum wfp_redirected_known {
+	WFP_REDIRECTED_PEER = 1,
+	WFP_REDIRECTED_NAME = 2,
+	WFP_REDIRECTED_ORIGINAL = 4,
+};
+
+/* An end that stands for another one, of a socket. */
+struct wfp_redirect_key {
+	__u64 cookie; /* NAME: 0 */
+	struct wfp_end end;
+	__u32 of; /* enum wfp_redirect_of */
+	__u32 pad;
+};
+
+enum wfp_redirect_of {
+	WFP_REDIRECT_SENT = 0,   /* a destination of datagrams: where they go */
+	WFP_REDIRECT_ANSWER = 1, /* where datagrams go: the destination */
+	WFP_REDIRECT_NAME = 2,   /* where a TCP socket is bound: the end that bind named */
+};
+
+struct wfp_redirect {
+	struct wfp_end end;
+	__u64 last; /* ns since boot of the last datagram */
+};
+
+/* A TCP connection by its ends, as the side sees it that opened it. */
+struct wfp_record_key {
+	__u64 local[2];
+	__u64 remote[2];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 pad;
+};
+
+/* A process. */
+struct wfp_process {
+	__u64 started;
+	__u32 pid;
 	__u32 pad;
 };
 
@@ -625,7 +707,8 @@ struct wfp_event {
 	__u64 flow; /* pairs ALE_FLOW_ESTABLISHED, _ENDPOINT_CLOSURE, _RESOURCE_RELEASE; else 0 */
 	__u64 discard_filter; /* discard layers: the filter that blocked; else 0 */
 	__u32 discard_reason; /* discard layers: as the module numbers its reasons */
-	__u32 pad_reason;
+	__u32 original_port; /* not 0: it was redirected */
+	__u64 original[2]; /* ALE_AUTH_CONNECT, redirected: the destination before */
 };
 
 /* FWPS_DISCARD_MODULE0: who discarded, and so what the reason's number means. */

@@ -115,6 +115,13 @@ const (
 	WFPWfpDiscardReasonWFP_DISCARD_FIREWALL_POLICY WFPWfpDiscardReason = 0
 )
 
+type WFPWfpEnd struct {
+	_       structs.HostLayout
+	Address [2]uint64
+	Port    uint32
+	Pad     uint32
+}
+
 type WFPWfpEvent struct {
 	_             structs.HostLayout
 	Time          uint64
@@ -137,7 +144,8 @@ type WFPWfpEvent struct {
 	Flow          uint64
 	DiscardFilter uint64
 	DiscardReason uint32
-	PadReason     uint32
+	OriginalPort  uint32
+	Original      [2]uint64
 }
 
 type WFPWfpField struct {
@@ -182,6 +190,7 @@ const (
 	WFPWfpFlagWFP_FLAG_IS_FRAGMENT                  WFPWfpFlag = 32
 	WFPWfpFlagWFP_FLAG_IS_OUTBOUND_PASS_THRU        WFPWfpFlag = 262144
 	WFPWfpFlagWFP_FLAG_IS_INBOUND_PASS_THRU         WFPWfpFlag = 524288
+	WFPWfpFlagWFP_FLAG_IS_CONNECTION_REDIRECTED     WFPWfpFlag = 1048576
 	WFPWfpFlagWFP_FLAG_IS_APPCONTAINER_LOOPBACK     WFPWfpFlag = 4194304
 	WFPWfpFlagWFP_FLAG_IS_NON_APPCONTAINER_LOOPBACK WFPWfpFlag = 8388608
 )
@@ -299,6 +308,10 @@ const (
 	WFPWfpLayerIdWFP_ALE_RESOURCE_RELEASE_V6           WFPWfpLayerId = 63
 	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V4           WFPWfpLayerId = 64
 	WFPWfpLayerIdWFP_ALE_ENDPOINT_CLOSURE_V6           WFPWfpLayerId = 65
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V4           WFPWfpLayerId = 66
+	WFPWfpLayerIdWFP_ALE_CONNECT_REDIRECT_V6           WFPWfpLayerId = 67
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V4              WFPWfpLayerId = 68
+	WFPWfpLayerIdWFP_ALE_BIND_REDIRECT_V6              WFPWfpLayerId = 69
 	WFPWfpLayerIdWFP_STREAM_PACKET_V4                  WFPWfpLayerId = 70
 	WFPWfpLayerIdWFP_STREAM_PACKET_V6                  WFPWfpLayerId = 71
 	WFPWfpLayerIdWFP_INGRESS_VSWITCH_ETHERNET          WFPWfpLayerId = 72
@@ -347,6 +360,7 @@ const (
 	WFPWfpLimitWFP_ADDED          WFPWfpLimit = 64
 	WFPWfpLimitWFP_CGROUP_LEVELS  WFPWfpLimit = 8
 	WFPWfpLimitWFP_JUDGE_CASES    WFPWfpLimit = 1024
+	WFPWfpLimitWFP_REDIRECTS      WFPWfpLimit = 4096
 )
 
 type WFPWfpLink struct {
@@ -485,6 +499,17 @@ type WFPWfpSocket struct {
 	AcLocal     [2]uint64
 	Self        uint64
 	Flow        uint64
+	Started     uint64
+	Asked       [2]uint64
+	AskedPort   uint32
+	Pad         uint32
+}
+
+type WFPWfpTargetKey struct {
+	_        structs.HostLayout
+	FilterId uint64
+	Edition  uint32
+	Pad      uint32
 }
 
 type WFPWfpValues struct {
@@ -535,8 +560,13 @@ const (
 	WFPMapListening           = "listening"
 	WFPMapMptcpOwners         = "mptcp_owners"
 	WFPMapPrincipals          = "principals"
+	WFPMapProxies             = "proxies"
+	WFPMapRecords             = "records"
+	WFPMapRedirected          = "redirected"
+	WFPMapRedirects           = "redirects"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
+	WFPMapTargets             = "targets"
 	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
@@ -548,6 +578,11 @@ const (
 	WFPProgWfpFlowEgress      = "wfp_flow_egress"
 	WFPProgWfpFlowIngress     = "wfp_flow_ingress"
 	WFPProgWfpForward         = "wfp_forward"
+	WFPProgWfpGetpeername4    = "wfp_getpeername4"
+	WFPProgWfpGetpeername6    = "wfp_getpeername6"
+	WFPProgWfpGetsockname4    = "wfp_getsockname4"
+	WFPProgWfpGetsockname6    = "wfp_getsockname6"
+	WFPProgWfpGetsockopt      = "wfp_getsockopt"
 	WFPProgWfpJudge           = "wfp_judge"
 	WFPProgWfpLocalIn         = "wfp_local_in"
 	WFPProgWfpLocalOut        = "wfp_local_out"
@@ -555,6 +590,8 @@ const (
 	WFPProgWfpOldSubflows     = "wfp_old_subflows"
 	WFPProgWfpPostBind4       = "wfp_post_bind4"
 	WFPProgWfpPostBind6       = "wfp_post_bind6"
+	WFPProgWfpRecvmsg4        = "wfp_recvmsg4"
+	WFPProgWfpRecvmsg6        = "wfp_recvmsg6"
 	WFPProgWfpSendReset       = "wfp_send_reset"
 	WFPProgWfpSendmsg4        = "wfp_sendmsg4"
 	WFPProgWfpSendmsg6        = "wfp_sendmsg6"
@@ -565,6 +602,7 @@ const (
 	WFPProgWfpSockFlow        = "wfp_sock_flow"
 	WFPProgWfpSockListen      = "wfp_sock_listen"
 	WFPProgWfpSockOps         = "wfp_sock_ops"
+	WFPProgWfpSockRedirect    = "wfp_sock_redirect"
 	WFPProgWfpSockRelease     = "wfp_sock_release"
 	WFPProgWfpSockState       = "wfp_sock_state"
 	WFPProgWfpSocketListen    = "wfp_socket_listen"
@@ -586,6 +624,7 @@ const (
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
 	WFPVarLayoutDiscardModule = "layout_discard_module"
 	WFPVarLayoutDiscardReason = "layout_discard_reason"
+	WFPVarLayoutEnd           = "layout_end"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
 	WFPVarLayoutFilter        = "layout_filter"
@@ -602,6 +641,7 @@ const (
 	WFPVarLayoutPrincipal     = "layout_principal"
 	WFPVarLayoutPrincipalKind = "layout_principal_kind"
 	WFPVarLayoutSlot          = "layout_slot"
+	WFPVarLayoutTargetKey     = "layout_target_key"
 )
 
 // LoadWFP returns the embedded CollectionSpec for WFP.
@@ -654,6 +694,11 @@ type WFPProgramSpecs struct {
 	WfpFlowEgress     *ebpf.ProgramSpec `ebpf:"wfp_flow_egress"`
 	WfpFlowIngress    *ebpf.ProgramSpec `ebpf:"wfp_flow_ingress"`
 	WfpForward        *ebpf.ProgramSpec `ebpf:"wfp_forward"`
+	WfpGetpeername4   *ebpf.ProgramSpec `ebpf:"wfp_getpeername4"`
+	WfpGetpeername6   *ebpf.ProgramSpec `ebpf:"wfp_getpeername6"`
+	WfpGetsockname4   *ebpf.ProgramSpec `ebpf:"wfp_getsockname4"`
+	WfpGetsockname6   *ebpf.ProgramSpec `ebpf:"wfp_getsockname6"`
+	WfpGetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.ProgramSpec `ebpf:"wfp_judge"`
 	WfpLocalIn        *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
@@ -661,6 +706,8 @@ type WFPProgramSpecs struct {
 	WfpOldSubflows    *ebpf.ProgramSpec `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.ProgramSpec `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.ProgramSpec `ebpf:"wfp_post_bind6"`
+	WfpRecvmsg4       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg4"`
+	WfpRecvmsg6       *ebpf.ProgramSpec `ebpf:"wfp_recvmsg6"`
 	WfpSendReset      *ebpf.ProgramSpec `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.ProgramSpec `ebpf:"wfp_sendmsg6"`
@@ -671,6 +718,7 @@ type WFPProgramSpecs struct {
 	WfpSockFlow       *ebpf.ProgramSpec `ebpf:"wfp_sock_flow"`
 	WfpSockListen     *ebpf.ProgramSpec `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.ProgramSpec `ebpf:"wfp_sock_ops"`
+	WfpSockRedirect   *ebpf.ProgramSpec `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.ProgramSpec `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.ProgramSpec `ebpf:"wfp_sock_state"`
 	WfpSocketListen   *ebpf.ProgramSpec `ebpf:"wfp_socket_listen"`
@@ -704,8 +752,13 @@ type WFPMapSpecs struct {
 	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	MptcpOwners *ebpf.MapSpec `ebpf:"mptcp_owners"`
 	Principals  *ebpf.MapSpec `ebpf:"principals"`
+	Proxies     *ebpf.MapSpec `ebpf:"proxies"`
+	Records     *ebpf.MapSpec `ebpf:"records"`
+	Redirected  *ebpf.MapSpec `ebpf:"redirected"`
+	Redirects   *ebpf.MapSpec `ebpf:"redirects"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
+	Targets     *ebpf.MapSpec `ebpf:"targets"`
 	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
@@ -728,6 +781,7 @@ type WFPVariableSpecs struct {
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -744,6 +798,7 @@ type WFPVariableSpecs struct {
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.VariableSpec `ebpf:"layout_target_key"`
 }
 
 // WFPObjects contains all objects after they have been loaded into the kernel.
@@ -785,8 +840,13 @@ type WFPMaps struct {
 	Listening   *ebpf.Map `ebpf:"listening"`
 	MptcpOwners *ebpf.Map `ebpf:"mptcp_owners"`
 	Principals  *ebpf.Map `ebpf:"principals"`
+	Proxies     *ebpf.Map `ebpf:"proxies"`
+	Records     *ebpf.Map `ebpf:"records"`
+	Redirected  *ebpf.Map `ebpf:"redirected"`
+	Redirects   *ebpf.Map `ebpf:"redirects"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
+	Targets     *ebpf.Map `ebpf:"targets"`
 	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
@@ -813,8 +873,13 @@ func (m *WFPMaps) Close() error {
 		m.Listening,
 		m.MptcpOwners,
 		m.Principals,
+		m.Proxies,
+		m.Records,
+		m.Redirected,
+		m.Redirects,
 		m.Routes,
 		m.Sockets,
+		m.Targets,
 		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
@@ -838,6 +903,7 @@ type WFPVariables struct {
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -854,6 +920,7 @@ type WFPVariables struct {
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.Variable `ebpf:"layout_target_key"`
 }
 
 // WFPPrograms contains all programs after they have been loaded into the kernel.
@@ -868,6 +935,11 @@ type WFPPrograms struct {
 	WfpFlowEgress     *ebpf.Program `ebpf:"wfp_flow_egress"`
 	WfpFlowIngress    *ebpf.Program `ebpf:"wfp_flow_ingress"`
 	WfpForward        *ebpf.Program `ebpf:"wfp_forward"`
+	WfpGetpeername4   *ebpf.Program `ebpf:"wfp_getpeername4"`
+	WfpGetpeername6   *ebpf.Program `ebpf:"wfp_getpeername6"`
+	WfpGetsockname4   *ebpf.Program `ebpf:"wfp_getsockname4"`
+	WfpGetsockname6   *ebpf.Program `ebpf:"wfp_getsockname6"`
+	WfpGetsockopt     *ebpf.Program `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.Program `ebpf:"wfp_judge"`
 	WfpLocalIn        *ebpf.Program `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.Program `ebpf:"wfp_local_out"`
@@ -875,6 +947,8 @@ type WFPPrograms struct {
 	WfpOldSubflows    *ebpf.Program `ebpf:"wfp_old_subflows"`
 	WfpPostBind4      *ebpf.Program `ebpf:"wfp_post_bind4"`
 	WfpPostBind6      *ebpf.Program `ebpf:"wfp_post_bind6"`
+	WfpRecvmsg4       *ebpf.Program `ebpf:"wfp_recvmsg4"`
+	WfpRecvmsg6       *ebpf.Program `ebpf:"wfp_recvmsg6"`
 	WfpSendReset      *ebpf.Program `ebpf:"wfp_send_reset"`
 	WfpSendmsg4       *ebpf.Program `ebpf:"wfp_sendmsg4"`
 	WfpSendmsg6       *ebpf.Program `ebpf:"wfp_sendmsg6"`
@@ -885,6 +959,7 @@ type WFPPrograms struct {
 	WfpSockFlow       *ebpf.Program `ebpf:"wfp_sock_flow"`
 	WfpSockListen     *ebpf.Program `ebpf:"wfp_sock_listen"`
 	WfpSockOps        *ebpf.Program `ebpf:"wfp_sock_ops"`
+	WfpSockRedirect   *ebpf.Program `ebpf:"wfp_sock_redirect"`
 	WfpSockRelease    *ebpf.Program `ebpf:"wfp_sock_release"`
 	WfpSockState      *ebpf.Program `ebpf:"wfp_sock_state"`
 	WfpSocketListen   *ebpf.Program `ebpf:"wfp_socket_listen"`
@@ -905,6 +980,11 @@ func (p *WFPPrograms) Close() error {
 		p.WfpFlowEgress,
 		p.WfpFlowIngress,
 		p.WfpForward,
+		p.WfpGetpeername4,
+		p.WfpGetpeername6,
+		p.WfpGetsockname4,
+		p.WfpGetsockname6,
+		p.WfpGetsockopt,
 		p.WfpJudge,
 		p.WfpLocalIn,
 		p.WfpLocalOut,
@@ -912,6 +992,8 @@ func (p *WFPPrograms) Close() error {
 		p.WfpOldSubflows,
 		p.WfpPostBind4,
 		p.WfpPostBind6,
+		p.WfpRecvmsg4,
+		p.WfpRecvmsg6,
 		p.WfpSendReset,
 		p.WfpSendmsg4,
 		p.WfpSendmsg6,
@@ -922,6 +1004,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpSockFlow,
 		p.WfpSockListen,
 		p.WfpSockOps,
+		p.WfpSockRedirect,
 		p.WfpSockRelease,
 		p.WfpSockState,
 		p.WfpSocketListen,

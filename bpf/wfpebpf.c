@@ -11,6 +11,7 @@
 #include "hook_sock_addr.h"
 #include "hook_sockopt.h"
 #include "hook_sock_ops.h"
+#include "hook_redirect.h"
 #include "hook_skb.h"
 #include "hook_flow.h"
 #include "hook_end.h"

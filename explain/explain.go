@@ -29,12 +29,19 @@ type Answer struct {
 	Sensitive []string `json:"sensitive"`
 	// Sets says of each filter named above that matched by a set of addresses
 	// where in the set, or outside of it, the address is.
-	Sets  []SetMatch `json:"sets,omitempty"`
-	Notes []string   `json:"notes,omitempty"`
-	Live  *Live      `json:"live,omitempty"`
+	Sets []SetMatch `json:"sets,omitempty"`
+	// RedirectTo is where the layer leads the traffic, and RedirectedBy the filter
+	// that does.
+	RedirectTo   string    `json:"redirectTo,omitempty"`
+	RedirectedBy filter.ID `json:"redirectedBy,omitempty"`
+
+	Notes []string `json:"notes,omitempty"`
+	Live  *Live    `json:"live,omitempty"`
 
 	values filter.Values
 	layer  layermap.LayerID
+
+	redirectedBy string // name
 }
 
 // SubLayer is what one sublayer with filters at the layer came to.
@@ -85,6 +92,9 @@ func Judge(s *filter.Store, l *layermap.Layer, values filter.Values, callouts fi
 	}
 	if f := r.Filter; f != nil {
 		a.FilterID, a.FilterName, a.Origin = f.ID, f.Name, f.Origin
+	}
+	if to, by := s.Redirect(&r); by != nil {
+		a.RedirectTo, a.RedirectedBy, a.redirectedBy = to.String(), by.ID, by.Name
 	}
 	for _, sub := range r.SubLayers {
 		out := SubLayer{
@@ -155,7 +165,7 @@ func Layer(s *filter.Store, l *layermap.Layer, values filter.Values, windows boo
 		}
 		return a
 	}
-	a := Judge(s, l, values, nil)
+	a := Judge(s, l, values, filter.Provided)
 	if l.Hook().Reserved {
 		a.Notes = append(a.Notes, "the layer is reserved: no traffic comes to it")
 	} else if !l.Hook().Live {
@@ -177,6 +187,10 @@ func PassingCallouts(s *filter.Store, l *layermap.Layer) (filter.Callouts, []str
 	var names []string
 	for _, f := range s.Layer(l.ID) {
 		if !f.Action.IsCallout() || f.SilentDrops() || stand[f.Callout] != nil {
+			continue
+		}
+		if c := filter.Provided[f.Callout]; c != nil {
+			stand[f.Callout] = c
 			continue
 		}
 		stand[f.Callout] = pass

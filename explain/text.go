@@ -77,6 +77,9 @@ func (a *Answer) writeText(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if a.RedirectTo != "" {
+		fmt.Fprintf(w, "  redirected to %s by %s (%d), but for what the program that listens there opens itself\n", a.RedirectTo, quote(a.redirectedBy), a.RedirectedBy)
+	}
 	for _, m := range a.Sets {
 		where := "is not in it"
 		if m.Range != "" {

@@ -36,6 +36,8 @@ type Tuple struct {
 	// Of a forwarded packet:
 	OutLink          Link
 	FromHost, ToHost bool // its source, its destination is an address of the host
+
+	redirected bool // ALE_CONNECT_REDIRECT has led it to Remote
 }
 
 // Link is the link that the traffic goes over, as this host shows it.
@@ -73,6 +75,7 @@ const (
 	flagWildcardBind            = 0x8
 	flagOutboundPassThru        = 0x40000
 	flagInboundPassThru         = 0x80000
+	flagConnectionRedirected    = 0x100000
 	flagAppContainerLoopback    = 0x400000
 	flagNonAppContainerLoopback = 0x800000
 )
@@ -167,6 +170,7 @@ var steps = []step{
 	{layer: "IPFORWARD", family: true, forward: true},
 
 	{layer: "ALE_RESOURCE_ASSIGNMENT", outbound: true, family: true, ale: true},
+	{layer: "ALE_CONNECT_REDIRECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_AUTH_CONNECT", outbound: true, family: true, ale: true},
 	{layer: "ALE_FLOW_ESTABLISHED", outbound: true, family: true, ale: true, flow: true, datagram: true},
 	{layer: "DATAGRAM_DATA", outbound: true, family: true, datagram: true},
@@ -273,6 +277,10 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 		}
 	}
 	k["ALE_APP_ID"], k["ALE_USER_ID"], k["ALE_PACKAGE_ID"] = t.App, t.User, t.pkg(p)
+	if s.layer == "ALE_CONNECT_REDIRECT" {
+		// What an implicit bind and the route will choose is not known yet.
+		k["IP_LOCAL_ADDRESS"], k["IP_LOCAL_ADDRESS_TYPE"], k["IP_LOCAL_PORT"] = filter.Value{}, filter.U8(addressUnspecified), filter.Value{}
+	}
 	if t.Listening && !t.Local.Addr().IsUnspecified() {
 		return k
 	}
@@ -402,12 +410,21 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 		flags = flagLoopback
 	}
 	if flags == 0 || !s.ale || s.flow {
-		return flags
+		return flags | t.redirectFlag(s)
 	}
+	flags |= t.redirectFlag(s)
 	if t.pkg(p).SID != filter.SIDNull {
 		return flags | flagAppContainerLoopback
 	}
 	return flags | flagNonAppContainerLoopback
+}
+
+// redirectFlag is what tells ALE_AUTH_CONNECT of a redirection.
+func (t *Tuple) redirectFlag(s *step) uint32 {
+	if t.redirected && s.layer == "ALE_AUTH_CONNECT" {
+		return flagConnectionRedirected
+	}
+	return 0
 }
 
 // pkg is the package that the unit is; a process of no mapped unit has none.
@@ -513,8 +530,17 @@ func (t *Tuple) frame(k map[string]filter.Value) {
 // provided let the traffic pass.
 func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answer {
 	out := []Answer{}
-	for _, l := range t.Layers(windows) {
-		out = append(out, Layer(s, l, t.Values(p, l), windows))
+	way := *t
+	for i := range steps {
+		st := &steps[i]
+		if !st.sees(&way) {
+			continue
+		}
+		if l := st.of(way.at(st), windows); l != nil {
+			a := Layer(s, l, way.Values(p, l), windows)
+			out = append(out, a)
+			way.lead(a.RedirectTo)
+		}
 	}
 	if t.Forwarded {
 		return out // past the ALE layers, and no layer asks for ports
@@ -526,6 +552,17 @@ func (t *Tuple) Explain(p *policy.Policy, s *filter.Store, windows bool) []Answe
 		out[0].Notes = append(out[0].Notes, "the type and the code of ICMP are not given: the port of the local address stands for the type, that of the remote one for the code")
 	}
 	return out
+}
+
+// lead makes it the traffic that it is redirected to become: the route, and with it the
+// link and an address that the kernel chooses, are others.
+func (t *Tuple) lead(to string) {
+	end, err := netip.ParseAddrPort(to)
+	if err != nil || end == t.Remote {
+		return
+	}
+	t.Remote, t.redirected, t.Link = end, true, Link{}
+	t.Local = netip.AddrPortFrom(netip.Addr{}, t.Local.Port())
 }
 
 // WouldBlock returns the filter that stops the traffic, the packets that answer
@@ -554,7 +591,7 @@ func WouldBlock(p *policy.Policy, t Tuple, filtered func(link string) bool) (*fi
 			if s.link && !filtered(at) || i > 0 && s.ale {
 				continue // ALE lets both directions of a flow pass
 			}
-			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), nil); r.Blocked() {
+			if r := filter.Arbitrate(p.Store, l.ID, way.Values(p, l), filter.Provided); r.Blocked() {
 				return r.Filter, l.ID
 			}
 		}

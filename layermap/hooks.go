@@ -207,7 +207,10 @@ var hooks = map[string]Hook{
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_BIND_REDIRECT": {
-		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "cgroup bind, getsockname", Program: "cgroup_sock_addr", Fidelity: Close,
+		Differs: "implicit binds are not redirected; of redirecting filters in several sublayers the first stands; " +
+			"what a listener accepts has the local end that it is given",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_LISTEN": {
 		Name: "LSM socket_listen; sock_ops TCP_LISTEN_CB where LSM programs are refused, and for what listen() binds", Program: "lsm, sock_ops, cgroup_skb", Fidelity: Exact,
@@ -217,7 +220,11 @@ var hooks = map[string]Hook{
 	},
 	"ALE_AUTH_LISTEN_DISCARD": aleDiscardHook("listens"),
 	"ALE_CONNECT_REDIRECT": {
-		Name: "cgroup connect, sendmsg, recvmsg, getpeername, getsockopt", Program: "cgroup_sock_addr, cgroup_sockopt", Fidelity: Exact, MinKernel: baseKernel,
+		Name: "cgroup connect, sendmsg, recvmsg, getpeername, getsockopt; sock_ops", Program: "cgroup_sock_addr, cgroup_sockopt, sock_ops", Fidelity: Close,
+		Differs: "TCP and UDP alone; a port that an implicit bind has yet to choose is empty; a mapped address is judged at V4; " +
+			"of redirecting filters in several sublayers the first stands; ALE_AUTH_CONNECT sees the new destination only; " +
+			"of one UDP socket's datagrams to several destinations that lead to one, answers come from the last",
+		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT": {
 		Name: "cgroup connect, sendmsg; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, netfilter", Fidelity: Exact,

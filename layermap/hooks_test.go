@@ -74,6 +74,7 @@ func TestLiveLayers(t *testing.T) {
 		EgressVSwitchTransportV4, EgressVSwitchTransportV6,
 		ALEFlowEstablishedV4, ALEFlowEstablishedV6,
 		ALEEndpointClosureV4, ALEEndpointClosureV6, ALEResourceReleaseV4, ALEResourceReleaseV6,
+		ALEConnectRedirectV4, ALEConnectRedirectV6, ALEBindRedirectV4, ALEBindRedirectV6,
 
 		InboundIPPacketV4Discard, InboundIPPacketV6Discard, OutboundIPPacketV4Discard, OutboundIPPacketV6Discard,
 		IPForwardV4Discard, IPForwardV6Discard,

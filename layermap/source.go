@@ -194,7 +194,7 @@ var sources = map[string]Source{
 	"ALE_REMOTE_MACHINE_ID":             never(whyIPsec),
 	"PEER_NAME":                         never("a socket call names an address"),
 	"ALE_EFFECTIVE_NAME":                never("a socket call names an address"),
-	"ALE_ORIGINAL_APP_ID":               never("no redirect runs yet"),
+	"ALE_ORIGINAL_APP_ID":               never("a proxy's connection is not tied to the one that it serves"),
 	"ORIGINAL_ICMP_TYPE":                never("ICMP is not judged at ALE yet"),
 	"ALE_SECURITY_ATTRIBUTE_FQBN_VALUE": never("Linux has no AppLocker identities"),
 
@@ -259,7 +259,8 @@ var (
 		"NEXTHOP_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
 	}
 	sourcesAtConnect = map[string]Source{
-		"FLAGS":       aleFlags,
+		"FLAGS": flags(0x1|0x100000|0x400000|0x800000,
+			"the call: IS_LOOPBACK, IS_CONNECTION_REDIRECTED, IS_APPCONTAINER_LOOPBACK, IS_NON_APPCONTAINER_LOOPBACK"),
 		"IP_PROTOCOL": aleProtocols,
 
 		"IP_NEXTHOP_INTERFACE":    filled(SlotPacketInterface, "the route, checked on the first packet (LUID)"),
@@ -269,6 +270,24 @@ var (
 		"ARRIVAL_INTERFACE_INDEX": never("filled on reauthorisation only, which does not run yet"),
 		"ARRIVAL_INTERFACE_TYPE":  never("filled on reauthorisation only, which does not run yet"),
 		"ARRIVAL_TUNNEL_TYPE":     never("filled on reauthorisation only, which does not run yet"),
+	}
+	redirectProtocols = Source{
+		Kind: Filled, Slot: SlotProtocol, From: "the socket: TCP or UDP; others are not redirected", Only: []uint64{6, 17},
+	}
+	sourcesAtConnectRedirect = map[string]Source{
+		"FLAGS":                 constant(0, "the layer sets none in Windows either"),
+		"IP_PROTOCOL":           redirectProtocols,
+		"IP_LOCAL_ADDRESS":      filled(SlotLocalAddress, "the socket; empty unless it is bound to one: the route is not chosen yet"),
+		"IP_LOCAL_ADDRESS_TYPE": filled(SlotLocalAddressType, "the socket (NL_ADDRESS_TYPE)"),
+		"IP_LOCAL_PORT":         filled(SlotLocalPort, "the socket; empty where connect has yet to choose one"),
+		"IP_REMOTE_ADDRESS":     filled(SlotRemoteAddress, "the socket call"),
+		"IP_REMOTE_PORT":        filled(SlotRemotePort, "the socket call"),
+	}
+	sourcesAtBindRedirect = map[string]Source{
+		"FLAGS":            constant(0, "the layer sets none in Windows either"),
+		"IP_PROTOCOL":      redirectProtocols,
+		"IP_LOCAL_ADDRESS": filled(SlotLocalAddress, "the socket call; empty where it is any"),
+		"IP_LOCAL_PORT":    filled(SlotLocalPort, "the socket call; 0 where the kernel shall choose one"),
 	}
 	sourcesAtFlow = map[string]Source{
 		"FLAGS":                       flags(0x1, "the interface: IS_LOOPBACK"),
@@ -333,6 +352,8 @@ var (
 		ALEAuthRecvAcceptV4: sourcesAtAccept, ALEAuthRecvAcceptV6: sourcesAtAccept,
 		ALEAuthConnectV4: sourcesAtConnect, ALEAuthConnectV6: sourcesAtConnect,
 		ALEFlowEstablishedV4: sourcesAtFlow, ALEFlowEstablishedV6: sourcesAtFlow,
+		ALEConnectRedirectV4: sourcesAtConnectRedirect, ALEConnectRedirectV6: sourcesAtConnectRedirect,
+		ALEBindRedirectV4: sourcesAtBindRedirect, ALEBindRedirectV6: sourcesAtBindRedirect,
 		ALEEndpointClosureV4: sourcesAtClosure, ALEEndpointClosureV6: sourcesAtClosure,
 		ALEResourceReleaseV4: sourcesAtRelease, ALEResourceReleaseV6: sourcesAtRelease,
 		IngressVSwitchEthernet: sourcesAtSwitchIn, EgressVSwitchEthernet: sourcesAtSwitchOut,

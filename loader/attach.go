@@ -75,28 +75,39 @@ var (
 	flow       = []layermap.LayerID{layermap.ALEFlowEstablishedV4, layermap.ALEFlowEstablishedV6}
 	closure    = []layermap.LayerID{layermap.ALEEndpointClosureV4, layermap.ALEEndpointClosureV6}
 	endings    = slices.Concat(closure, []layermap.LayerID{layermap.ALEResourceReleaseV4, layermap.ALEResourceReleaseV6})
-	outgoing   = slices.Concat(assignment, connect)
-	packets    = slices.Concat(assignment, connect, accept, flow)
+	redirect   = []layermap.LayerID{layermap.ALEConnectRedirectV4, layermap.ALEConnectRedirectV6}
+	rebind     = []layermap.LayerID{layermap.ALEBindRedirectV4, layermap.ALEBindRedirectV6}
+	outgoing   = slices.Concat(assignment, redirect, connect)
+	packets    = slices.Concat(outgoing, accept, flow)
 	listeners  = slices.Concat(assignment, accept, listen)
-	ale        = slices.Concat(packets, listen, endings)
+	ale        = slices.Concat(rebind, packets, listen, endings)
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
 // first.
 var hooks = []hook{
 	{"sock_create", "wfp_sock_create", onCgroup, ebpf.AttachCGroupInetSockCreate, ale},
-	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(listeners, flow, endings)},
+	{"sock_ops", "wfp_sock_ops", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(listeners, redirect, flow, endings)},
 	// behind the bind, which sock_ops judges
 	{"sock_listen", "wfp_sock_listen", onCgroup, ebpf.AttachCGroupSockOps, listen},
 	{"socket_listen", "wfp_socket_listen", onLSM, ebpf.AttachLSMMac, listen},
 	{"sock_flow", "wfp_sock_flow", onCgroup, ebpf.AttachCGroupSockOps, slices.Concat(flow, endings)},
 	{"sock_release", "wfp_sock_release", onCgroup, ebpf.AttachCgroupInetSockRelease, endings},
 	{"sock_state", "wfp_sock_state", onTracing, ebpf.AttachTraceRawTp, endings},
-	{"bind4", "wfp_bind4", onCgroup, ebpf.AttachCGroupInet4Bind, assignment},
-	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, assignment},
+	{"bind4", "wfp_bind4", onCgroup, ebpf.AttachCGroupInet4Bind, slices.Concat(rebind, assignment)},
+	{"bind6", "wfp_bind6", onCgroup, ebpf.AttachCGroupInet6Bind, slices.Concat(rebind, assignment)},
+	{"getsockname4", "wfp_getsockname4", onCgroup, ebpf.AttachCgroupInet4GetSockname, rebind},
+	{"getsockname6", "wfp_getsockname6", onCgroup, ebpf.AttachCgroupInet6GetSockname, rebind},
 	{"post_bind4", "wfp_post_bind4", onCgroup, ebpf.AttachCGroupInet4PostBind, assignment},
 	{"post_bind6", "wfp_post_bind6", onCgroup, ebpf.AttachCGroupInet6PostBind, assignment},
 	{"setsockopt", "wfp_setsockopt", onCgroup, ebpf.AttachCGroupSetsockopt, assignment},
+	// what a program and its proxy are told is in place before anything is redirected
+	{"sock_redirect", "wfp_sock_redirect", onCgroup, ebpf.AttachCGroupSockOps, redirect},
+	{"getsockopt", "wfp_getsockopt", onCgroup, ebpf.AttachCGroupGetsockopt, redirect},
+	{"getpeername4", "wfp_getpeername4", onCgroup, ebpf.AttachCgroupInet4GetPeername, redirect},
+	{"getpeername6", "wfp_getpeername6", onCgroup, ebpf.AttachCgroupInet6GetPeername, redirect},
+	{"recvmsg4", "wfp_recvmsg4", onCgroup, ebpf.AttachCGroupUDP4Recvmsg, redirect},
+	{"recvmsg6", "wfp_recvmsg6", onCgroup, ebpf.AttachCGroupUDP6Recvmsg, redirect},
 	{"connect4", "wfp_connect4", onCgroup, ebpf.AttachCGroupInet4Connect, outgoing},
 	{"connect6", "wfp_connect6", onCgroup, ebpf.AttachCGroupInet6Connect, outgoing},
 	{"sendmsg4", "wfp_sendmsg4", onCgroup, ebpf.AttachCGroupUDP4Sendmsg, outgoing},

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/wfpebpf/wfpebpf/bpf"
+	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
 	"github.com/wfpebpf/wfpebpf/policy"
 )
@@ -64,15 +65,20 @@ type draft struct {
 	rec     *record
 	tables  *tables // nil: those in force are
 	amended *amended
+	targets map[filter.ID]bpf.End // where filters redirect
 }
 
 // draft compiles a policy.
 func (e *Engine) draft(p *policy.Policy, in stamp, ephemeral portRange) (*draft, error) {
-	if e.laid != nil && e.laid.last == in.commit() {
+	targets, err := redirectTargets(p.Store)
+	if err != nil {
+		return nil, err
+	}
+	if e.laid != nil && e.laid.last == in.commit() && sameContexts(e.laid.rec.Contexts, redirectContexts(p.Store)) {
 		if a := e.laid.amend(p, ephemeral); a != nil {
 			rec := a.change.head(e.laid.rec)
 			rec.Applied, rec.Place = time.Now(), in.place().next(false)
-			return &draft{rec: rec, amended: a}, nil
+			return &draft{rec: rec, amended: a, targets: targets}, nil
 		}
 	}
 	t, err := compile(p, ephemeral)
@@ -81,7 +87,7 @@ func (e *Engine) draft(p *policy.Policy, in stamp, ephemeral portRange) (*draft,
 	}
 	rec := newRecord(p, t)
 	rec.Place = in.place().next(true)
-	return &draft{rec: rec, tables: t}, nil
+	return &draft{rec: rec, tables: t, targets: targets}, nil
 }
 
 // fill fills the draft's tables, for a commit that follows the one in force. Where
@@ -98,7 +104,8 @@ func (e *Engine) fill(d *draft, in stamp, devs []device) error {
 				return err
 			}
 		}
-		if err := e.uploadAmended(d.rec.Place, in.place(), d.amended); err != nil {
+		err := errors.Join(e.uploadAmended(d.rec.Place, in.place(), d.amended), e.putTargets(d.rec.Place, d.targets))
+		if err != nil {
 			return err
 		}
 		return e.syncHost(d.rec, principals, links)
@@ -111,7 +118,7 @@ func (e *Engine) fill(d *draft, in stamp, devs []device) error {
 	if err := e.in.loseTables(before - 1); err != nil {
 		return err
 	}
-	return e.upload(d.rec.Place, d.tables, links, principals)
+	return errors.Join(e.upload(d.rec.Place, d.tables, links, principals), e.putTargets(d.rec.Place, d.targets))
 }
 
 // syncHost brings what tables that stay say of the host up to date with it.
@@ -385,9 +392,13 @@ func (e *Engine) draftAgain(old *record, in stamp) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	targets, err := redirectTargets(p.Store)
+	if err != nil {
+		return nil, err
+	}
 	rec := newRecord(p, t)
 	rec.Applied, rec.Place = old.Applied, in.place().next(true)
-	return &draft{rec: rec, tables: t}, nil
+	return &draft{rec: rec, tables: t, targets: targets}, nil
 }
 
 // tidy detaches the hooks that are not wanted any more.

@@ -55,6 +55,9 @@ type portRange struct{ low, high uint16 }
 // condition that has no form in tables. It needs neither rights nor an instance.
 func Check(p *policy.Policy) error {
 	_, err := compile(p, portRange{}) // the range makes a flag, and no error
+	if err == nil {
+		_, err = redirectTargets(p.Store)
+	}
 	return err
 }
 
@@ -267,7 +270,7 @@ func newCompiled(f *filter.Filter) (c compiled, decides bool) {
 	case filter.ActionCalloutInspection:
 		return c, false // not registered: ignored
 	default:
-		if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 && !f.SilentDrops() {
+		if f.Redirects() || f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 && !f.SilentDrops() {
 			c.hard = f.Flags&filter.FlagClearActionRight != 0
 		} else {
 			c.block, c.hard = true, true

@@ -174,6 +174,11 @@ func (d *describer) describe(raw *bpf.Event) Event {
 	if l := layermap.ByID(layer); l != nil && l.Discard {
 		d.discard(&ev, raw)
 	}
+	if raw.OriginalPort != 0 {
+		was := *raw
+		was.Remote, was.RemotePort = raw.Original, uint16(raw.OriginalPort)
+		_, ev.OriginalDst = endpoints(layer, &was)
+	}
 	if forwards(layer) {
 		ev.Direction, ev.OutInterface = "forward", d.link(raw.Dev)
 	}

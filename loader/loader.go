@@ -85,6 +85,8 @@ type Event struct {
 	DiscardReason     string    `json:"discardReason,omitempty"`
 	DiscardFilterID   filter.ID `json:"discardFilterId,omitempty"`
 	DiscardFilterName string    `json:"discardFilterName,omitempty"`
+	// OriginalDst is the destination before a redirection, at ALE_AUTH_CONNECT.
+	OriginalDst string `json:"originalDst,omitempty"`
 
 	Lost uint64 `json:"-"` // not an event: so many were lost before the next
 }

@@ -27,6 +27,7 @@ type record struct {
 	Filters     []*filter.Filter            `json:"filters,omitempty"` // of the store, in file order
 	SubLayers   []filter.SubLayer           `json:"subLayers"`
 	Callouts    []filter.Callout            `json:"callouts"`
+	Contexts    []filter.ProviderContext    `json:"contexts,omitempty"` // that filters redirect by
 	Services    map[filter.SID]string       `json:"services"`
 	Packages    map[filter.SID]string       `json:"packages"`
 	Links       map[string]policy.LinkFacts `json:"links"`
@@ -67,6 +68,7 @@ func newRecord(p *policy.Policy, t *tables) *record {
 	for _, c := range p.Store.Callouts() {
 		r.Callouts = append(r.Callouts, *c)
 	}
+	r.Contexts = redirectContexts(p.Store)
 	for _, f := range t.records {
 		id := filter.ID(0) // a position that is not used
 		if f != nil {
@@ -127,10 +129,17 @@ func (r *record) store() *filter.Store {
 	for _, c := range r.Callouts {
 		s.AddCallout(c)
 	}
+	for _, c := range r.Contexts {
+		c.Provider = filter.GUID{}
+		s.AddProviderContext(c)
+	}
 	for _, f := range r.Filters {
 		g := *f
-		g.Provider, g.ProviderContext = filter.GUID{}, filter.GUID{}
-		g.Flags &^= filter.FlagHasProviderContext
+		g.Provider = filter.GUID{}
+		if s.ProviderContext(g.ProviderContext) == nil {
+			g.ProviderContext = filter.GUID{}
+			g.Flags &^= filter.FlagHasProviderContext
+		}
 		s.AddFilter(&g)
 	}
 	return s

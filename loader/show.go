@@ -101,8 +101,8 @@ func (e *Engine) SubLayers() ([]SubLayerRow, error) {
 	return rows, nil
 }
 
-// Callouts lists the callouts that the policy declares. None but the built-in silent
-// drop is registered today, so each follows the rule for unregistered callouts.
+// Callouts lists the callouts that the policy declares. Those that the programs
+// provide are registered; any other follows the rule for unregistered callouts.
 func (e *Engine) Callouts() ([]CalloutRow, error) {
 	rec, err := e.record()
 	if err != nil {
@@ -110,7 +110,7 @@ func (e *Engine) Callouts() ([]CalloutRow, error) {
 	}
 	rows := []CalloutRow{}
 	for _, c := range rec.Callouts {
-		rows = append(rows, CalloutRow{Key: c.Key.String(), Name: c.Name, Layer: layerName(c.Layer), Registered: filter.IsSilentDrop(c.Key)})
+		rows = append(rows, CalloutRow{Key: c.Key.String(), Name: c.Name, Layer: layerName(c.Layer), Registered: filter.IsSilentDrop(c.Key) || filter.Provided[c.Key] != nil})
 	}
 	return rows, nil
 }

@@ -140,6 +140,9 @@ func (b *binder) outright(d *draft) *reason {
 	case f.Layer == unknownLayer:
 		return d.refuse
 	}
+	if _, redirects := filter.RedirectCallout(f.Layer); redirects && f.Action.IsCallout() && !f.Redirects() {
+		return because(classCallout, "callout %s is not provided here: at the redirect layers the built-in redirect is", b.calloutName(d))
+	}
 	layer := layermap.ByID(f.Layer)
 	if h := layer.Hook(); !h.Live && !h.Reserved {
 		return because(classLayer, "layer %s does not run yet", layer.FWPS())

@@ -222,10 +222,12 @@ func (l *loading) providers(doc *document) error {
 		}
 	}
 	for _, c := range doc.contexts {
-		if s.ProviderContext(c.Key) != nil {
+		if s.ProviderContext(c.Key) != nil && doc.windows {
 			continue
 		}
-		l.providerSeen(c.Provider)
+		if doc.windows {
+			l.providerSeen(c.Provider)
+		}
 		if err := s.AddProviderContext(c); err != nil {
 			return &Error{File: doc.file, Err: err}
 		}
@@ -276,7 +278,7 @@ func (l *loading) subLayers(doc *document) error {
 func (l *loading) callouts(doc *document) error {
 	s := l.policy.Store
 	for _, at := range doc.callouts {
-		if doc.windows && s.Callout(at.obj.Key) != nil {
+		if (doc.windows || filter.Provided[at.obj.Key] != nil) && s.Callout(at.obj.Key) != nil {
 			continue
 		}
 		if doc.windows {

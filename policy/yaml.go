@@ -10,6 +10,7 @@
 package policy
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -26,7 +27,8 @@ type yamlReader struct {
 	doc *document
 	m   *Map
 
-	providers, subLayers, callouts map[string]filter.GUID // by key as written
+	providers, subLayers, callouts map[string]filter.GUID                 // by key as written
+	redirects                      map[filter.GUID]filter.ProviderContext // of callouts that are built in, by key
 	sets                           map[string]*fileSet
 	entries                        int // of all sets
 }
@@ -42,7 +44,7 @@ func readYAML(name string, data []byte, m *Map) (*document, error) {
 	r := &yamlReader{
 		doc: &document{file: name}, m: m,
 		providers: map[string]filter.GUID{}, subLayers: map[string]filter.GUID{}, callouts: map[string]filter.GUID{},
-		sets: map[string]*fileSet{},
+		sets: map[string]*fileSet{}, redirects: map[filter.GUID]filter.ProviderContext{},
 	}
 	// Definitions come before what refers to them, wherever they stand in the file.
 	version := ""
@@ -184,16 +186,22 @@ func (r *yamlReader) providerRef(to *filter.GUID) reader {
 	}
 }
 
-// callout reads a declaration. What implements it is the engine's matter: none
-// of the builtins is provided yet, so a declared callout is one that is not
-// registered, and its filters follow WFP's rule for those.
+// builtinRedirect is the name of the callout that is built in.
+const builtinRedirect = "redirect"
+
+// callout reads a declaration. One that is built in stands for that callout and a
+// provider context of its own; any other is not registered, and its filters follow
+// WFP's rule for those.
 func (r *yamlReader) callout(n *node) error {
 	var c filter.Callout
 	var key, builtin, to string
+	var builtinNode, toNode *node
 	layers := 0
+	at := func(to **node, read reader) reader { return func(n *node) error { *to = n; return read(n) } }
 	err := n.fields("a callout", map[string]reader{
 		"key": text(&key, "key"), "name": text(&c.Name, "name"), "description": text(&c.Description, "description"),
-		"provider": r.providerRef(&c.Provider), "builtin": text(&builtin, "builtin"), "to": text(&to, "to"),
+		"provider": r.providerRef(&c.Provider),
+		"builtin":  at(&builtinNode, text(&builtin, "builtin")), "to": at(&toNode, text(&to, "to")),
 		"layer": func(n *node) error {
 			l, err := layerRef(n)
 			if err == nil {
@@ -214,7 +222,36 @@ func (r *yamlReader) callout(n *node) error {
 	if c.Name == "" {
 		c.Name = key
 	}
+	switch {
+	case builtinNode != nil && builtin != builtinRedirect:
+		return builtinNode.pos.wrap(filter.ErrCalloutNotFound, "no callout %q is built in; %q is", clip(builtin), builtinRedirect)
+	case builtinNode != nil && toNode == nil:
+		return n.pos.errorf("callout %q: redirect needs to: an address and a port", clip(key))
+	case builtinNode == nil && toNode != nil:
+		return toNode.pos.errorf("callout %q: to goes only with builtin: redirect", clip(key))
+	case builtinNode != nil:
+		return r.redirect(n, toNode, &c, to)
+	}
 	r.doc.callouts = append(r.doc.callouts, located[filter.Callout]{n.pos, c})
+	return nil
+}
+
+// redirect makes the provider context of a callout that is declared as the built-in
+// redirect.
+func (r *yamlReader) redirect(n, toNode *node, c *filter.Callout, to string) error {
+	end, err := netip.ParseAddrPort(to)
+	if err != nil {
+		return toNode.pos.errorf("%q is not an address and a port, such as 127.0.0.1:3128 or [::1]:3128", clip(to))
+	}
+	if err := filter.CheckRedirect(c.Layer, end); err != nil {
+		return toNode.pos.wrap(err, "callout %q", clip(c.Name))
+	}
+	context := filter.RedirectContext(c.Key, c.Name, end)
+	context.Provider, context.Description = c.Provider, c.Description
+	r.redirects[c.Key] = context
+	r.doc.contexts = append(r.doc.contexts, context)
+	builtin, _ := filter.RedirectCallout(c.Layer)
+	r.doc.callouts = append(r.doc.callouts, located[filter.Callout]{n.pos, builtin})
 	return nil
 }
 
@@ -311,6 +348,11 @@ func (r *yamlReader) filter(n *node) error {
 	case !f.Action.IsCallout() && calloutNode != nil:
 		return calloutNode.pos.errorf("filter %q: a callout goes only with a callout action", clip(f.Name))
 	}
+	context, redirects := r.redirects[f.Callout]
+	if redirects && f.Action == filter.ActionCalloutInspection {
+		return calloutNode.pos.wrap(filter.ErrInvalidActionType,
+			"filter %q: redirect changes what it is asked about; use CALLOUT_TERMINATING or CALLOUT_UNKNOWN", clip(f.Name))
+	}
 	families := map[layermap.Family]bool{}
 	for _, l := range layers {
 		families[l.Family] = true
@@ -325,6 +367,18 @@ func (r *yamlReader) filter(n *node) error {
 		copied.Layer = l.ID
 		if calloutNode != nil {
 			d.calloutName = calloutNode.text
+		}
+		if redirects {
+			c, ok := filter.RedirectCallout(l.ID)
+			if !ok {
+				return layerNodes[i].pos.wrap(filter.ErrIncompatibleLayer, "filter %q: nothing is redirected at %s", clip(f.Name), l.Name)
+			}
+			to, _ := filter.RedirectEnd(&context)
+			if err := filter.CheckRedirect(l.ID, to); err != nil {
+				return layerNodes[i].pos.wrap(err, "filter %q", clip(f.Name))
+			}
+			copied.Callout, copied.ProviderContext, copied.Origin = c.Key, context.Key, context.Origin
+			copied.Flags |= filter.FlagHasProviderContext
 		}
 		if err := r.conditions(d, l, conditions, both); err != nil {
 			return err

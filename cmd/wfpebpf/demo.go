@@ -212,7 +212,7 @@ func (t *try) expect(p *policy.Policy, actors map[string]*actor, links []loader.
 		if t.assign != strings.HasPrefix(l.Name, "ALE_RESOURCE_ASSIGNMENT") && t.assign {
 			continue
 		}
-		r := filter.Arbitrate(p.Store, l.ID, tuple.Values(p, l), nil)
+		r := filter.Arbitrate(p.Store, l.ID, tuple.Values(p, l), filter.Provided)
 		if r.Blocked() {
 			return r, l.Name
 		}

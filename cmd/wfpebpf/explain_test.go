@@ -51,7 +51,7 @@ func TestExplainATuple(t *testing.T) {
 			t.Errorf("%s at %s, want %s", a.Verdict, a.Layer, want)
 		}
 	}
-	want := []string{"ALE_RESOURCE_ASSIGNMENT_V4", "ALE_AUTH_CONNECT_V4", "STREAM_PACKET_V4", "OUTBOUND_TRANSPORT_V4", "OUTBOUND_IPPACKET_V4", "OUTBOUND_MAC_FRAME_ETHERNET", "OUTBOUND_MAC_FRAME_NATIVE", "ALE_FLOW_ESTABLISHED_V4"}
+	want := []string{"ALE_RESOURCE_ASSIGNMENT_V4", "ALE_CONNECT_REDIRECT_V4", "ALE_AUTH_CONNECT_V4", "STREAM_PACKET_V4", "OUTBOUND_TRANSPORT_V4", "OUTBOUND_IPPACKET_V4", "OUTBOUND_MAC_FRAME_ETHERNET", "OUTBOUND_MAC_FRAME_NATIVE", "ALE_FLOW_ESTABLISHED_V4"}
 	if !slices.Equal(layers, want) {
 		t.Errorf("layers %q, want %q", layers, want)
 	}

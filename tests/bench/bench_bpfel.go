@@ -67,8 +67,13 @@ const (
 	benchMapLayers              = "layers"
 	benchMapLinks               = "links"
 	benchMapPrincipals          = "principals"
+	benchMapProxies             = "proxies"
+	benchMapRecords             = "records"
+	benchMapRedirected          = "redirected"
+	benchMapRedirects           = "redirects"
 	benchMapRoutes              = "routes"
 	benchMapSockets             = "sockets"
+	benchMapTargets             = "targets"
 	benchMapVerdicts4           = "verdicts4"
 	benchMapVerdicts6           = "verdicts6"
 	benchProgBenchClassify      = "bench_classify"
@@ -90,6 +95,7 @@ const (
 	benchVarLayoutCutsPage      = "layout_cuts_page"
 	benchVarLayoutDiscardModule = "layout_discard_module"
 	benchVarLayoutDiscardReason = "layout_discard_reason"
+	benchVarLayoutEnd           = "layout_end"
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
 	benchVarLayoutFilter        = "layout_filter"
@@ -106,6 +112,7 @@ const (
 	benchVarLayoutPrincipal     = "layout_principal"
 	benchVarLayoutPrincipalKind = "layout_principal_kind"
 	benchVarLayoutSlot          = "layout_slot"
+	benchVarLayoutTargetKey     = "layout_target_key"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -182,8 +189,13 @@ type benchMapSpecs struct {
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Links        *ebpf.MapSpec `ebpf:"links"`
 	Principals   *ebpf.MapSpec `ebpf:"principals"`
+	Proxies      *ebpf.MapSpec `ebpf:"proxies"`
+	Records      *ebpf.MapSpec `ebpf:"records"`
+	Redirected   *ebpf.MapSpec `ebpf:"redirected"`
+	Redirects    *ebpf.MapSpec `ebpf:"redirects"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	Sockets      *ebpf.MapSpec `ebpf:"sockets"`
+	Targets      *ebpf.MapSpec `ebpf:"targets"`
 	Verdicts4    *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6    *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -205,6 +217,7 @@ type benchVariableSpecs struct {
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.VariableSpec `ebpf:"layout_filter"`
@@ -221,6 +234,7 @@ type benchVariableSpecs struct {
 	LayoutPrincipal     *ebpf.VariableSpec `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.VariableSpec `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.VariableSpec `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.VariableSpec `ebpf:"layout_target_key"`
 }
 
 // benchObjects contains all objects after they have been loaded into the kernel.
@@ -263,8 +277,13 @@ type benchMaps struct {
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Links        *ebpf.Map `ebpf:"links"`
 	Principals   *ebpf.Map `ebpf:"principals"`
+	Proxies      *ebpf.Map `ebpf:"proxies"`
+	Records      *ebpf.Map `ebpf:"records"`
+	Redirected   *ebpf.Map `ebpf:"redirected"`
+	Redirects    *ebpf.Map `ebpf:"redirects"`
 	Routes       *ebpf.Map `ebpf:"routes"`
 	Sockets      *ebpf.Map `ebpf:"sockets"`
+	Targets      *ebpf.Map `ebpf:"targets"`
 	Verdicts4    *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6    *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -291,8 +310,13 @@ func (m *benchMaps) Close() error {
 		m.Layers,
 		m.Links,
 		m.Principals,
+		m.Proxies,
+		m.Records,
+		m.Redirected,
+		m.Redirects,
 		m.Routes,
 		m.Sockets,
+		m.Targets,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
@@ -315,6 +339,7 @@ type benchVariables struct {
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
 	LayoutFilter        *ebpf.Variable `ebpf:"layout_filter"`
@@ -331,6 +356,7 @@ type benchVariables struct {
 	LayoutPrincipal     *ebpf.Variable `ebpf:"layout_principal"`
 	LayoutPrincipalKind *ebpf.Variable `ebpf:"layout_principal_kind"`
 	LayoutSlot          *ebpf.Variable `ebpf:"layout_slot"`
+	LayoutTargetKey     *ebpf.Variable `ebpf:"layout_target_key"`
 }
 
 // benchPrograms contains all programs after they have been loaded into the kernel.

@@ -28,6 +28,7 @@ var liveTests = []string{
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
 	"TestDiscard",
+	"TestRedirectTCP", "TestRedirectUDP", "TestRedirectBind",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).

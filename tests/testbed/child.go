@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -91,7 +92,7 @@ func (c *child) serve(req request) (response, error) {
 		deadline = time.Now().Add(req.Options.Timeout)
 	}
 	switch req.Op {
-	case "listen":
+	case "listen", "proxy":
 		return c.listen(req)
 	case "dial":
 		return c.dial(req, deadline)
@@ -122,6 +123,15 @@ func (c *child) serve(req request) (response, error) {
 		return response{}, s.file.Close()
 	case "stats":
 		return response{Stats: s.stats()}, nil
+	case "originals":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return response{Originals: slices.Clone(s.originals)}, nil
+	case "original":
+		to, err := s.originalDst()
+		return response{Remote: to}, err
+	case "names":
+		return response{Local: s.local(), Remote: s.remote()}, nil
 	case "number":
 		var r response
 		err := s.control("number", func(fd int) error { r.Number = fd; return nil })
@@ -199,9 +209,12 @@ func (c *child) listen(req request) (response, error) {
 		}
 	}
 	r := c.keep(s)
-	if s.typ == unix.SOCK_STREAM {
+	switch {
+	case req.Op == "proxy":
+		go s.proxy()
+	case s.typ == unix.SOCK_STREAM:
 		go s.echoStreams(req.Options.Silent)
-	} else {
+	default:
 		go s.echoDatagrams(req.Options.Silent)
 	}
 	return r, nil

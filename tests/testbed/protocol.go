@@ -49,6 +49,8 @@ type response struct {
 	Protocol int `json:"protocol,omitempty"`
 	Number   int `json:"number,omitempty"` // of Sock's descriptor
 
+	Originals []netip.AddrPort `json:"originals,omitempty"` // of a proxy's connections
+
 	// On failure: the call, and one of the three ways to say why.
 	Call    string `json:"call,omitempty"`
 	Errno   uint32 `json:"errno,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,6 +27,9 @@ type socket struct {
 	typ      int
 	accepted atomic.Int64
 	bytes    atomic.Int64
+
+	mu        sync.Mutex
+	originals []netip.AddrPort // of a proxy
 }
 
 const maxDatagram = 65536
