@@ -185,7 +185,7 @@ static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_
 		e->remote[1] = t->remote[1];
 		e->remote_port = t->remote_port;
 	}
-	e->local_port = t->known & WFP_KNOWN_NO_PORT ? 0 : t->local_port;
+	e->local_port = t->known & WFP_KNOWN_NOT_PICKED ? 0 : t->local_port;
 	e->protocol = t->protocol;
 	e->outbound = is_connect(t->layer) || is_connect_redirect(t->layer) ||
 		      is_transport_out(t->layer) ||

@@ -36,66 +36,28 @@ struct sk_buff___answer {
 };
 #pragma clang attribute pop
 
-/* A packet without an endpoint that this processor has classified last. */
-struct wfp_unanswered {
+/* The RST that this processor is about to make and that is silenced: that of a packet. */
+struct wfp_silent_reset {
 	__u64 local[2];
 	__u64 remote[2];
 	__u16 local_port;
 	__u16 remote_port;
-	__u8 protocol; /* 0: none */
-	__u8 silent;   /* TCP: its RST is not sent */
-	__u8 pad[2];
+	__u32 silent; /* 0: none is */
 };
 
-/* key 0 -> that packet. Programs. */
+/* key 0 -> that RST. Programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
-	__type(value, struct wfp_unanswered);
+	__type(value, struct wfp_silent_reset);
 	__uint(max_entries, 1);
-} unanswered SEC(".maps");
+} resets SEC(".maps");
 
-static __always_inline struct wfp_unanswered *last_unanswered(void)
+static __always_inline struct wfp_silent_reset *next_reset(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&unanswered, &zero);
-}
-
-static __always_inline int is_unanswered(const struct wfp_unanswered *u, const __u64 local[2],
-					 const __u64 remote[2], __u16 local_port,
-					 __u16 remote_port, __u8 protocol)
-{
-	return u->protocol == protocol && u->local_port == local_port &&
-	       u->remote_port == remote_port && u->local[0] == local[0] &&
-	       u->local[1] == local[1] && u->remote[0] == remote[0] && u->remote[1] == remote[1];
-}
-
-/* Whether the packet that the kernel drops has been classified here, which then is
- * forgotten: the kernel answers first and drops then. */
-static __always_inline int was_unanswered(const struct wfp_tuple *t)
-{
-	struct wfp_unanswered *u = last_unanswered();
-
-	if (!u || !is_unanswered(u, t->local, t->remote, t->local_port, t->remote_port, t->protocol))
-		return 0;
-	u->protocol = 0;
-	return 1;
-}
-
-/* Remembers a packet that was classified. */
-static __always_inline void keep_unanswered(const struct wfp_tuple *t, int silent)
-{
-	struct wfp_unanswered *u = last_unanswered();
-
-	if (!u)
-		return;
-	__builtin_memcpy(u->local, t->local, sizeof(u->local));
-	__builtin_memcpy(u->remote, t->remote, sizeof(u->remote));
-	u->local_port = t->local_port;
-	u->remote_port = t->remote_port;
-	u->protocol = t->protocol;
-	u->silent = silent;
+	return bpf_map_lookup_elem(&resets, &zero);
 }
 
 /* Counts a verdict on a packet without an endpoint and reports it. Returns 1 for block. */
@@ -156,18 +118,24 @@ SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(wfp_send_reset, const struct sock *sk, const struct sk_buff *skb, int reason)
 {
 	struct wfp_tuple t = { .protocol = IPPROTO_TCP };
-	struct wfp_unanswered *u = last_unanswered();
+	struct wfp_silent_reset *r = next_reset();
 
 	/* only kernels that give a reason come here without a socket: others refuse this */
 	asm volatile("" : : "r"(reason));
-	if (u)
-		u->silent = 0; /* of a RST that never left */
+	if (!r)
+		return 0;
+	r->silent = 0; /* of one that never left */
 	if (sk || !skb || read_reset(skb, &t))
 		return 0;
 	t.generation = active_generation();
-	if (!find_layer(t.generation, t.layer))
+	if (!find_layer(t.generation, t.layer) ||
+	    !wfp_unanswered_report(&t, wfp_transport_verdict(&t)))
 		return 0;
-	keep_unanswered(&t, wfp_unanswered_report(&t, wfp_transport_verdict(&t)));
+	__builtin_memcpy(r->local, t.local, sizeof(r->local));
+	__builtin_memcpy(r->remote, t.remote, sizeof(r->remote));
+	r->local_port = t.local_port;
+	r->remote_port = t.remote_port;
+	r->silent = 1;
 	return 0;
 }
 
@@ -188,23 +156,24 @@ static __always_inline int from_kernel(struct sk_buff *skb)
 /* Whether a packet is the RST that is silenced, which then is no more. */
 __noinline int wfp_silenced(struct bpf_nf_ctx *ctx, __u32 v6)
 {
-	struct wfp_unanswered *u = last_unanswered();
+	struct wfp_silent_reset *r = next_reset();
 	struct wfp_headers h = {};
 	struct bpf_dynptr dynptr;
 	struct wfp_bytes p = { .dynptr = &dynptr };
 	__u8 b[14];
 	int at;
 
-	if (!u || !u->silent || !from_kernel(ctx->skb) ||
+	if (!r || !r->silent || !from_kernel(ctx->skb) ||
 	    bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &dynptr))
 		return 0;
 	at = read_ip(p, v6, 0, &h);
 	if (at < 0 || h.protocol != IPPROTO_TCP || load(p, at, b, sizeof(b)) || !(b[13] & WFP_RST))
 		return 0;
-	if (!is_unanswered(u, h.source, h.destination, b[0] << 8 | b[1], b[2] << 8 | b[3],
-			   IPPROTO_TCP))
+	if (r->local_port != (b[0] << 8 | b[1]) || r->remote_port != (b[2] << 8 | b[3]) ||
+	    r->local[0] != h.source[0] || r->local[1] != h.source[1] ||
+	    r->remote[0] != h.destination[0] || r->remote[1] != h.destination[1])
 		return 0;
-	u->silent = 0;
+	r->silent = 0;
 	return 1;
 }
 
@@ -275,7 +244,6 @@ __noinline int wfp_unreachable_judge(struct bpf_nf_ctx *ctx, __u32 layer, __u32 
 
 	if (wfp_unreachable(ctx, &t, is_v6(layer)))
 		return 0;
-	keep_unanswered(&t, 0);
 	return wfp_unanswered_report(&t, wfp_unreachable_verdict(&t));
 }
 

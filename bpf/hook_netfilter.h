@@ -167,7 +167,7 @@ __noinline __u64 wfp_transport_verdict(struct wfp_tuple *t)
 	}
 	put(&v, WFP_SLOT_FLAGS,
 	    t->flags | (t->ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0));
-	if (WFP_USES_INTERFACE(l)) {
+	if (t->ifindex && WFP_USES_INTERFACE(l)) {
 		link = find_link(t->generation, t->ifindex);
 		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
 		if (link)

@@ -136,7 +136,7 @@ static __always_inline int implicit_bind(struct wfp_tuple *t, struct wfp_socket 
 
 		if (c && l->flags & WFP_LAYER_EPHEMERAL_UNIFORM) {
 			t->local_port = c->ephemeral_low;
-			t->known = WFP_KNOWN_LOCAL_PORT | WFP_KNOWN_NO_PORT;
+			t->known = WFP_KNOWN_LOCAL_PORT | WFP_KNOWN_NOT_PICKED;
 		} else {
 			s->state |= WFP_SOCKET_RA_PENDING;
 			l = NULL;
@@ -151,7 +151,7 @@ static __always_inline int implicit_bind(struct wfp_tuple *t, struct wfp_socket 
 			wfp_put_local(t);
 		blocked = wfp_ale(t, s);
 		if (!blocked)
-			s->state |= t->known & WFP_KNOWN_NO_PORT ?
+			s->state |= t->known & WFP_KNOWN_NOT_PICKED ?
 					    WFP_SOCKET_RA_DONE | WFP_SOCKET_RA_PORT :
 					    WFP_SOCKET_RA_DONE;
 	}

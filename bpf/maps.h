@@ -250,6 +250,8 @@ const enum wfp_nic *layout_nic __attribute__((unused));
 const enum wfp_network *layout_network __attribute__((unused));
 const enum wfp_counter *layout_counter __attribute__((unused));
 const enum wfp_flag *layout_flag __attribute__((unused));
+const struct wfp_drop *layout_drop __attribute__((unused));
+const enum wfp_drop_stage *layout_drop_stage __attribute__((unused));
 const enum wfp_discard_module *layout_discard_module __attribute__((unused));
 const enum wfp_discard_reason *layout_discard_reason __attribute__((unused));
 

@@ -28,16 +28,28 @@ enum wfp_fragment {
 };
 
 /* Where a packet is read from: hooks with a struct __sk_buff have a helper for
- * it, others a dynptr. One of the two is NULL, which folds to a constant. */
+ * it, others a dynptr, and tracepoints the kernel's memory. What a hook does not have is
+ * NULL or 0, which folds to a constant. */
 struct wfp_bytes {
 	struct __sk_buff *skb;
 	const struct bpf_dynptr *dynptr;
+	int in_memory; /* 1: it is read from there */
+	__u32 length;  /* of what is there */
+	__u64 memory;
 };
+
+static __always_inline long load_memory(struct wfp_bytes p, __u32 offset, void *to, __u32 length)
+{
+	if (offset > p.length || length > p.length - offset)
+		return -1;
+	return bpf_probe_read_kernel(to, length, (void *)(p.memory + offset));
+}
 
 static __always_inline long load(struct wfp_bytes p, __u32 offset, void *to, __u32 length)
 {
-	return p.dynptr ? bpf_dynptr_read(to, length, p.dynptr, offset, 0) :
-			  bpf_skb_load_bytes(p.skb, offset, to, length);
+	return p.in_memory ? load_memory(p, offset, to, length) :
+	       p.dynptr	   ? bpf_dynptr_read(to, length, p.dynptr, offset, 0) :
+			     bpf_skb_load_bytes(p.skb, offset, to, length);
 }
 
 static __always_inline void ip6_halves(const __u8 *bytes, __u64 out[2])

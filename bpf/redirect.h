@@ -286,7 +286,7 @@ __noinline int wfp_redirect_to(struct bpf_sock_addr *ctx, struct wfp_tuple *t,
 	return 1;
 }
 
-/* Leads a bind, likewise. */
+/* Leads a bind, likewise; filter 0: nowhere else. */
 __noinline int wfp_rebind(struct bpf_sock_addr *ctx, struct wfp_tuple *t, __u64 filter)
 {
 	struct wfp_redirect_key key = { .of = WFP_REDIRECT_NAME };
@@ -297,20 +297,23 @@ __noinline int wfp_rebind(struct bpf_sock_addr *ctx, struct wfp_tuple *t, __u64 
 
 	if (!t || !sk)
 		return 0;
-	r = bpf_sk_storage_get(&redirected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!r)
-		return -1;
-	r->known &= ~WFP_REDIRECTED_NAME;
 	put_end(&key.end, t, t->local, t->local_port);
 	to = filter ? target_of(t->generation, filter) : NULL;
 	if (filter && (!to || other_family(to, t))) {
 		count(WFP_COUNTER_ERROR);
 		return -1;
 	}
-	if (!to || same_end(to, &key.end)) {
+	if (to && same_end(to, &key.end))
+		to = NULL;
+	r = bpf_sk_storage_get(&redirected, sk, 0, to ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (r)
+		r->known &= ~WFP_REDIRECTED_NAME; /* of a bind that failed */
+	if (!to) {
 		bpf_map_delete_elem(&redirects, &key);
 		return 0;
 	}
+	if (!r)
+		return -1;
 	r->name = value.end = key.end;
 	r->bound = key.end = *to;
 	r->known |= WFP_REDIRECTED_NAME;

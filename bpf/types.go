@@ -24,6 +24,7 @@ type (
 	Event      = WFPWfpEvent
 	TargetKey  = WFPWfpTargetKey
 	End        = WFPWfpEnd
+	Drop       = WFPWfpDrop
 	Case       = WFPWfpCase
 	JudgeRun   = WFPWfpJudgeRun
 )
@@ -77,6 +78,10 @@ const (
 	// StampUnsettled marks a stamp while the tables in force are being changed
 	// (WFP_STAMP_UNSETTLED).
 	StampUnsettled = uint64(1) << 63
+
+	// DropReasons is how many drop reasons of the kernel there is room for
+	// (WFP_DROP_REASONS).
+	DropReasons = 512
 
 	// NodeCells is the cells of a node (WFP_NODE_CELLS).
 	NodeCells = 256

@@ -550,7 +550,6 @@ enum wfp_known {
 	WFP_KNOWN_NOT_PICKED = 0x40, /* the local port stands for one that is not picked yet */
 	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
 	WFP_KNOWN_PROMISCUOUS = 0x80,
-	WFP_KNOWN_NO_PORT = 0x40, /* likewise: local_port stands for the one that is to be picked */
 };
 
 /* The configuration of this instance; constant between attach and detach. */
@@ -730,6 +729,31 @@ enum wfp_counter {
 	WFP_COUNTER_NO_LINK = 3,     /* packets on an interface the tables do not know */
 	WFP_COUNTER_UNREADABLE = 4,  /* packets dropped because their headers cannot be read */
 	WFP_COUNTERS = 5,
+};
+
+/* How far a packet had come that the kernel dropped. */
+enum wfp_drop_stage {
+	WFP_DROP_ARRIVED = 0,   /* it came in, and was not routed yet */
+	WFP_DROP_DELIVERED = 1, /* it was for this host */
+	WFP_DROP_FORWARDED = 2, /* it was to be passed on */
+	WFP_DROP_SENT = 3,      /* this host sent it */
+	WFP_DROP_STAGES = 4,
+};
+
+#define WFP_DROP_REASONS 512 /* room for the kernel's numbers (enum skb_drop_reason) */
+
+/* Where a drop is classified, and what its discard metadata say. */
+struct wfp_drop_at {
+	__u16 layer; /* the V4 one; 0: WFP has no discard for it */
+	__u16 module; /* enum wfp_discard_module */
+	__u32 reason;
+};
+
+/* What a drop reason of the kernel is to WFP. */
+struct wfp_drop {
+	struct wfp_drop_at at[WFP_DROP_STAGES];
+	__u32 discards; /* 0: nothing, at no stage */
+	__u32 queued; /* 1: the packet is in a socket's queue */
 };
 
 /* A case for the judge. */

@@ -115,6 +115,30 @@ const (
 	WFPWfpDiscardReasonWFP_DISCARD_FIREWALL_POLICY WFPWfpDiscardReason = 0
 )
 
+type WFPWfpDrop struct {
+	_        structs.HostLayout
+	At       [4]WFPWfpDropAt
+	Discards uint32
+	Queued   uint32
+}
+
+type WFPWfpDropAt struct {
+	_      structs.HostLayout
+	Layer  uint16
+	Module uint16
+	Reason uint32
+}
+
+type WFPWfpDropStage uint32
+
+const (
+	WFPWfpDropStageWFP_DROP_ARRIVED   WFPWfpDropStage = 0
+	WFPWfpDropStageWFP_DROP_DELIVERED WFPWfpDropStage = 1
+	WFPWfpDropStageWFP_DROP_FORWARDED WFPWfpDropStage = 2
+	WFPWfpDropStageWFP_DROP_SENT      WFPWfpDropStage = 3
+	WFPWfpDropStageWFP_DROP_STAGES    WFPWfpDropStage = 4
+)
+
 type WFPWfpEnd struct {
 	_       structs.HostLayout
 	Address [2]uint64
@@ -550,6 +574,8 @@ const (
 	WFPMapConfig              = "config"
 	WFPMapCounters            = "counters"
 	WFPMapCuts                = "cuts"
+	WFPMapDropped             = "dropped"
+	WFPMapDrops               = "drops"
 	WFPMapEvents              = "events"
 	WFPMapFilters             = "filters"
 	WFPMapFlows               = "flows"
@@ -564,10 +590,10 @@ const (
 	WFPMapRecords             = "records"
 	WFPMapRedirected          = "redirected"
 	WFPMapRedirects           = "redirects"
+	WFPMapResets              = "resets"
 	WFPMapRoutes              = "routes"
 	WFPMapSockets             = "sockets"
 	WFPMapTargets             = "targets"
-	WFPMapUnanswered          = "unanswered"
 	WFPMapVerdicts4           = "verdicts4"
 	WFPMapVerdicts6           = "verdicts6"
 	WFPProgWfpAnswer          = "wfp_answer"
@@ -584,6 +610,7 @@ const (
 	WFPProgWfpGetsockname6    = "wfp_getsockname6"
 	WFPProgWfpGetsockopt      = "wfp_getsockopt"
 	WFPProgWfpJudge           = "wfp_judge"
+	WFPProgWfpKfreeSkb        = "wfp_kfree_skb"
 	WFPProgWfpLocalIn         = "wfp_local_in"
 	WFPProgWfpLocalOut        = "wfp_local_out"
 	WFPProgWfpOldSockets      = "wfp_old_sockets"
@@ -624,6 +651,8 @@ const (
 	WFPVarLayoutCutsPage      = "layout_cuts_page"
 	WFPVarLayoutDiscardModule = "layout_discard_module"
 	WFPVarLayoutDiscardReason = "layout_discard_reason"
+	WFPVarLayoutDrop          = "layout_drop"
+	WFPVarLayoutDropStage     = "layout_drop_stage"
 	WFPVarLayoutEnd           = "layout_end"
 	WFPVarLayoutEvent         = "layout_event"
 	WFPVarLayoutFieldFlag     = "layout_field_flag"
@@ -700,6 +729,7 @@ type WFPProgramSpecs struct {
 	WfpGetsockname6   *ebpf.ProgramSpec `ebpf:"wfp_getsockname6"`
 	WfpGetsockopt     *ebpf.ProgramSpec `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.ProgramSpec `ebpf:"wfp_judge"`
+	WfpKfreeSkb       *ebpf.ProgramSpec `ebpf:"wfp_kfree_skb"`
 	WfpLocalIn        *ebpf.ProgramSpec `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.ProgramSpec `ebpf:"wfp_local_out"`
 	WfpOldSockets     *ebpf.ProgramSpec `ebpf:"wfp_old_sockets"`
@@ -742,6 +772,8 @@ type WFPMapSpecs struct {
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cuts        *ebpf.MapSpec `ebpf:"cuts"`
+	Dropped     *ebpf.MapSpec `ebpf:"dropped"`
+	Drops       *ebpf.MapSpec `ebpf:"drops"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Filters     *ebpf.MapSpec `ebpf:"filters"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
@@ -756,10 +788,10 @@ type WFPMapSpecs struct {
 	Records     *ebpf.MapSpec `ebpf:"records"`
 	Redirected  *ebpf.MapSpec `ebpf:"redirected"`
 	Redirects   *ebpf.MapSpec `ebpf:"redirects"`
+	Resets      *ebpf.MapSpec `ebpf:"resets"`
 	Routes      *ebpf.MapSpec `ebpf:"routes"`
 	Sockets     *ebpf.MapSpec `ebpf:"sockets"`
 	Targets     *ebpf.MapSpec `ebpf:"targets"`
-	Unanswered  *ebpf.MapSpec `ebpf:"unanswered"`
 	Verdicts4   *ebpf.MapSpec `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.MapSpec `ebpf:"verdicts6"`
 }
@@ -781,6 +813,8 @@ type WFPVariableSpecs struct {
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
@@ -830,6 +864,8 @@ type WFPMaps struct {
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Cuts        *ebpf.Map `ebpf:"cuts"`
+	Dropped     *ebpf.Map `ebpf:"dropped"`
+	Drops       *ebpf.Map `ebpf:"drops"`
 	Events      *ebpf.Map `ebpf:"events"`
 	Filters     *ebpf.Map `ebpf:"filters"`
 	Flows       *ebpf.Map `ebpf:"flows"`
@@ -844,10 +880,10 @@ type WFPMaps struct {
 	Records     *ebpf.Map `ebpf:"records"`
 	Redirected  *ebpf.Map `ebpf:"redirected"`
 	Redirects   *ebpf.Map `ebpf:"redirects"`
+	Resets      *ebpf.Map `ebpf:"resets"`
 	Routes      *ebpf.Map `ebpf:"routes"`
 	Sockets     *ebpf.Map `ebpf:"sockets"`
 	Targets     *ebpf.Map `ebpf:"targets"`
-	Unanswered  *ebpf.Map `ebpf:"unanswered"`
 	Verdicts4   *ebpf.Map `ebpf:"verdicts4"`
 	Verdicts6   *ebpf.Map `ebpf:"verdicts6"`
 }
@@ -863,6 +899,8 @@ func (m *WFPMaps) Close() error {
 		m.Config,
 		m.Counters,
 		m.Cuts,
+		m.Dropped,
+		m.Drops,
 		m.Events,
 		m.Filters,
 		m.Flows,
@@ -877,10 +915,10 @@ func (m *WFPMaps) Close() error {
 		m.Records,
 		m.Redirected,
 		m.Redirects,
+		m.Resets,
 		m.Routes,
 		m.Sockets,
 		m.Targets,
-		m.Unanswered,
 		m.Verdicts4,
 		m.Verdicts6,
 	)
@@ -903,6 +941,8 @@ type WFPVariables struct {
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`
@@ -941,6 +981,7 @@ type WFPPrograms struct {
 	WfpGetsockname6   *ebpf.Program `ebpf:"wfp_getsockname6"`
 	WfpGetsockopt     *ebpf.Program `ebpf:"wfp_getsockopt"`
 	WfpJudge          *ebpf.Program `ebpf:"wfp_judge"`
+	WfpKfreeSkb       *ebpf.Program `ebpf:"wfp_kfree_skb"`
 	WfpLocalIn        *ebpf.Program `ebpf:"wfp_local_in"`
 	WfpLocalOut       *ebpf.Program `ebpf:"wfp_local_out"`
 	WfpOldSockets     *ebpf.Program `ebpf:"wfp_old_sockets"`
@@ -986,6 +1027,7 @@ func (p *WFPPrograms) Close() error {
 		p.WfpGetsockname6,
 		p.WfpGetsockopt,
 		p.WfpJudge,
+		p.WfpKfreeSkb,
 		p.WfpLocalIn,
 		p.WfpLocalOut,
 		p.WfpOldSockets,

@@ -21,6 +21,7 @@
 #include "hook_vswitch.h"
 #include "hook_above.h"
 #include "hook_answer.h"
+#include "hook_drop.h"
 #include "hook_iter.h"
 #include "hook_judge.h"
 

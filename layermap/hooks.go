@@ -45,10 +45,28 @@ const resetKernel = "6.10"
 func discardHook(where, kernel string) Hook {
 	return Hook{
 		Name: "own blocks", Program: "as the layer's own", Fidelity: Close,
-		Differs:   "of " + where + " what a filter blocks is seen; what the kernel itself drops is not seen yet",
+		Differs:   "of " + where + " what a filter blocks is seen; what the kernel itself drops is not seen here",
 		MinKernel: kernel, Live: true,
 	}
 }
+
+// dropHook makes the row of a discard layer at which the kernel's drops are seen, too.
+func dropHook(where, kernel, unlike string) Hook {
+	h := discardHook(where, kernel)
+	h.Name, h.Program = "own blocks; tp_btf/kfree_skb", "as the layer's own, tracing"
+	h.Differs = kernelDrops(where, unlike)
+	return h
+}
+
+// kernelDrops says which drops of the kernel are seen at the discard layer of a part of
+// the stack.
+func kernelDrops(where, unlike string) string {
+	return "of the kernel's drops those are seen whose drop reason belongs to " + where + ": " + unlike + "; " + whatDropsHide
+}
+
+// whatDropsHide is what cannot be seen of the kernel's drops at any layer.
+const whatDropsHide = "a drop of the kernel is a fact, which a permit does not change; drops that the kernel gives no reason for are not seen, " +
+	"nor are those of other programs at netfilter, tc, XDP and the sockets, nor one that interrupts another"
 
 // notYet is the row of a discard layer whose layer does not run yet.
 func notYet(h Hook) Hook {
@@ -117,10 +135,12 @@ var hooks = map[string]Hook{
 		MinKernel: baseKernel, Live: true,
 	},
 	"INBOUND_IPPACKET_DISCARD": {
-		Name:    "own blocks; UDP without an endpoint at netfilter LOCAL_OUT (6.4), when its port unreachable is about to leave",
-		Program: "sched_cls, netfilter", Fidelity: Close,
-		Differs: "of the kernel's drops, datagrams to closed ports alone are seen, each that the kernel answers (it limits how many); " +
-			"their interface is the one by which the answer leaves; what other firewalls reject as port unreachable is taken for one",
+		Name:    "own blocks; tp_btf/kfree_skb; UDP without an endpoint at netfilter LOCAL_OUT (6.4), when its port unreachable is about to leave",
+		Program: "sched_cls, netfilter, tracing", Fidelity: Close,
+		Differs: "of datagrams to closed ports those are seen that the kernel answers (it limits how many); " +
+			"their interface is the one by which the answer leaves; what other firewalls reject as port unreachable is taken for one; " +
+			kernelDrops("the network layer's receive path",
+				"all fragments that cannot be put together have one reason; on 6.12 and before bad addresses have none"),
 		MinKernel: baseKernel, Live: true,
 	},
 	"OUTBOUND_IPPACKET": {
@@ -128,7 +148,8 @@ var hooks = map[string]Hook{
 		Differs:   "sees the fragments; WFP sees the packet just before it is fragmented",
 		MinKernel: baseKernel, Live: true,
 	},
-	"OUTBOUND_IPPACKET_DISCARD": discardHook("the network layer's send path", baseKernel),
+	"OUTBOUND_IPPACKET_DISCARD": dropHook("the network layer's send path", baseKernel,
+		"full queues of links, too; of an IPv6 neighbour that does not answer there is none"),
 	"IPFORWARD": {
 		Name: "netfilter FORWARD", Program: "netfilter", Fidelity: Close,
 		Differs: "a packet to or from an address of the host is forwarded, and seen, only where routes or rules lead it on; " +
@@ -136,7 +157,8 @@ var hooks = map[string]Hook{
 			"with br_netfilter what a bridge passes on is seen, too",
 		MinKernel: netfilterKernel, Live: true,
 	},
-	"IPFORWARD_DISCARD": discardHook("forwarding", netfilterKernel),
+	"IPFORWARD_DISCARD": dropHook("forwarding", netfilterKernel,
+		"of an IPv6 neighbour that does not answer there is none; what a host that does not forward gets for others is seen at INBOUND_IPPACKET"),
 
 	// Transport
 	"INBOUND_TRANSPORT": {
@@ -145,17 +167,21 @@ var hooks = map[string]Hook{
 		MinKernel: netfilterKernel, Live: true,
 	},
 	"INBOUND_TRANSPORT_DISCARD": {
-		Name:    "own blocks; TCP without an endpoint at tp_btf/tcp_send_reset, and its RST at netfilter LOCAL_OUT",
+		Name:    "own blocks; tp_btf/kfree_skb; TCP without an endpoint at tp_btf/tcp_send_reset, and its RST at netfilter LOCAL_OUT",
 		Program: "netfilter, tracing", Fidelity: Close,
-		Differs:   "of the kernel's drops, TCP packets to closed ports alone are seen, each that a RST would answer; they have been to INBOUND_TRANSPORT, too",
+		Differs: "of TCP packets to closed ports those are seen that a RST would answer; they have been to INBOUND_TRANSPORT, too; " +
+			kernelDrops("the transport layer's receive path",
+				"want of room and security modules are the network's reasons; of a TCP segment's flags it is not told whether they were a listener's; "+
+					"a reset that is obeyed is seen, too; below 6.11 TCP's drops of data are not seen; ICMP errors are seen here"),
 		MinKernel: resetKernel, Live: true,
 	},
 	"OUTBOUND_TRANSPORT": {
 		Name: "netfilter LOCAL_OUT", Program: "netfilter", Fidelity: Exact, MinKernel: netfilterKernel, Live: true,
 	},
-	"OUTBOUND_TRANSPORT_DISCARD": discardHook("the transport layer's send path", netfilterKernel),
-	"INBOUND_TRANSPORT_FAST":     noHook("no fields and no static filters in Windows either"),
-	"OUTBOUND_TRANSPORT_FAST":    noHook("no fields and no static filters in Windows either"),
+	"OUTBOUND_TRANSPORT_DISCARD": dropHook("the transport layer's send path", netfilterKernel,
+		"an IPv4 connection whose route is gone; of IPv6 there is none"),
+	"INBOUND_TRANSPORT_FAST":  noHook("no fields and no static filters in Windows either"),
+	"OUTBOUND_TRANSPORT_FAST": noHook("no fields and no static filters in Windows either"),
 	"INBOUND_ICMP_ERROR": {
 		Name: "netfilter LOCAL_IN", Program: "netfilter", Fidelity: Exact,
 		Differs:   "after INBOUND_TRANSPORT, as all else that arrives; Windows does not say whether errors pass it",

@@ -81,6 +81,7 @@ var (
 	packets    = slices.Concat(outgoing, accept, flow)
 	listeners  = slices.Concat(assignment, accept, listen)
 	ale        = slices.Concat(rebind, packets, listen, endings)
+	drops      = dropLayers()
 )
 
 // hooks is in the order of attachment: what gives sockets their identity comes
@@ -140,6 +141,7 @@ var hooks = []hook{
 		layermap.InboundTransportV6Discard, layermap.InboundIPPacketV6Discard}},
 	{"local_out4", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4}},
+	{"kfree_skb", "wfp_kfree_skb", onTracing, ebpf.AttachTraceRawTp, drops},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6}},
 }

@@ -281,6 +281,9 @@ func (e *Engine) newMaps() error {
 			e.maps[name] = coll.DetachMap(name)
 		}
 	}
+	if err := e.fillDrops(); err != nil {
+		return err
+	}
 	return e.addEditionPages()
 }
 

@@ -110,6 +110,12 @@ func eventText(w io.Writer, ev loader.Event) error {
 			fmt.Fprintf(&b, ", origin %q", clip(ev.Origin))
 		}
 	}
+	if ev.DiscardModule != "" {
+		fmt.Fprintf(&b, ", discarded: %s %s", ev.DiscardModule, ev.DiscardReason)
+	}
+	if ev.DiscardFilterID != 0 {
+		fmt.Fprintf(&b, " by filter %q (%d)", clip(ev.DiscardFilterName), ev.DiscardFilterID)
+	}
 	_, err := fmt.Fprintln(w, oneLine(b.String()))
 	return err
 }

@@ -22,6 +22,12 @@ var forwarded = loader.Event{
 	Direction: "forward", Src: "192.0.2.1", Dst: "198.51.100.1", Interface: "eth0", OutInterface: "eth1",
 }
 
+var discarded = loader.Event{
+	Time: blocked.Time, Layer: "INBOUND_IPPACKET_V4_DISCARD", Action: "block", FilterID: 7, FilterName: "Look", SubLayer: "Corporate",
+	Direction: "in", Src: "192.0.2.1", Dst: "198.51.100.1", Interface: "eth0",
+	DiscardModule: "general", DiscardReason: "FirewallPolicy", DiscardFilterID: 6, DiscardFilterName: "Block it",
+}
+
 func TestEventForms(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -38,6 +44,14 @@ func TestEventForms(t *testing.T) {
 				`"src":"192.0.2.1","dst":"198.51.100.1","interface":"eth0","pid":0,"program":"","user":"","outInterface":"eth1"}`},
 		{"forwarded, text", func(b *bytes.Buffer) error { return eventText(b, forwarded) },
 			`2026-01-02T03:04:05.000000006Z block forward at IPFORWARD_V4: 192.0.2.1 to 198.51.100.1 on eth0 out by eth1, filter "Block\nSMB" (7) in Corporate`},
+		{"discarded, JSON", func(b *bytes.Buffer) error { return eventJSON(b, discarded) },
+			`{"time":"2026-01-02T03:04:05.000000006Z","layer":"INBOUND_IPPACKET_V4_DISCARD","action":"block","filterId":7,` +
+				`"filterName":"Look","origin":"","subLayer":"Corporate","direction":"in","protocol":0,` +
+				`"src":"192.0.2.1","dst":"198.51.100.1","interface":"eth0","pid":0,"program":"","user":"",` +
+				`"discardModule":"general","discardReason":"FirewallPolicy","discardFilterId":6,"discardFilterName":"Block it"}`},
+		{"discarded, text", func(b *bytes.Buffer) error { return eventText(b, discarded) },
+			`2026-01-02T03:04:05.000000006Z block in at INBOUND_IPPACKET_V4_DISCARD: 192.0.2.1 to 198.51.100.1 on eth0,` +
+				` filter "Look" (7) in Corporate, discarded: general FirewallPolicy by filter "Block it" (6)`},
 		{"lost, JSON", func(b *bytes.Buffer) error { return eventJSON(b, loader.Event{Lost: 3}) }, `{"lost":3}`},
 		{"text", func(b *bytes.Buffer) error { return eventText(b, blocked) },
 			`2026-01-02T03:04:05.000000006Z block out at ALE_AUTH_CONNECT_V6: tcp [2001:db8::1]:50000 to [2001:db8::2]:445` +

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -37,9 +38,21 @@ type fieldRow struct {
 	From     string `json:"from"`
 }
 
+// dropRow is what a drop reason of the kernel is to WFP, as `layers --drops --json` shows
+// it. A reason has a row for each layer; one that is no discard of WFP's has one without.
+type dropRow struct {
+	Reason  string   `json:"reason"`  // of the kernel, without SKB_DROP_REASON_
+	Number  *uint32  `json:"number"`  // on this host's kernel; null: it does not have it
+	Dropped []string `json:"dropped"` // how far the packet had come
+	Layer   string   `json:"layer"`
+	Module  string   `json:"module"`
+	Discard string   `json:"discard"`
+	Why     string   `json:"why"`
+}
+
 func layersCommand() *cobra.Command {
 	var fieldsOf string
-	var asJSON bool
+	var drops, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "layers",
 		Short: "Show WFP's layers, where each sits on Linux, and whether this host can carry it",
@@ -49,13 +62,25 @@ not available, or what is otherwise than on Windows. Long texts are cut; --json
 has them whole, and the least kernel. With --fields it shows the
 fields of one layer and where the value of each comes from: filled at each
 classification, constant (one value here), never (always EMPTY), or refused (a
-filter that tests it is not loaded).`,
+filter that tests it is not loaded). With --drops it shows the kernel's reasons to drop
+a packet, and the discard layer, module and reason of WFP that each is seen as.`,
 		Example: `  wfpebpf layers
   wfpebpf layers --fields ALE_AUTH_CONNECT_V4
+  wfpebpf layers --drops
   wfpebpf layers --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
+			if drops {
+				rows, err := dropRows()
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(out, rows)
+				}
+				return writeTable(out, "REASON NUMBER DROPPED LAYER DISCARD NOTE", dropCells(rows))
+			}
 			if !cmd.Flags().Changed("fields") {
 				rows := layerRows(loader.Probe())
 				if asJSON {
@@ -85,6 +110,8 @@ filter that tests it is not loaded).`,
 	}
 	cmd.Flags().StringVar(&fieldsOf, "fields", "", "show the fields of this layer")
 	complete(cmd, "fields", completeLayers)
+	cmd.Flags().BoolVar(&drops, "drops", false, "show what the kernel's own drops are seen as")
+	cmd.MarkFlagsMutuallyExclusive("fields", "drops")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -154,4 +181,57 @@ func fieldRows(l *layermap.Layer) []fieldRow {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// dropRows joins the table of drops with the reasons that this kernel has.
+func dropRows() ([]dropRow, error) {
+	numbers, err := loader.DropReasons()
+	if err != nil {
+		return nil, err
+	}
+	here := map[string]*uint32{}
+	for name, number := range numbers {
+		here[layermap.ShortDropReason(name)] = &number
+	}
+	rows := []dropRow{}
+	layermap.DropReasons(func(name string, d layermap.Drop) {
+		if !d.Discards() {
+			rows = append(rows, dropRow{Reason: name, Number: here[name], Dropped: []string{}, Why: d.Why})
+		}
+		first := len(rows)
+		for stage, at := range d.At {
+			if at == (layermap.Discard{}) {
+				continue
+			}
+			row := dropRow{
+				Reason: name, Number: here[name], Layer: at.Layer, Module: at.Reason.Module.String(),
+				Discard: at.Reason.Module.Reason(at.Reason.Number), Why: d.Why,
+			}
+			same := slices.IndexFunc(rows[first:], func(r dropRow) bool {
+				return r.Layer == row.Layer && r.Module == row.Module && r.Discard == row.Discard
+			})
+			if same < 0 {
+				rows, same = append(rows, row), len(rows)-first
+			}
+			r := &rows[first+same]
+			r.Dropped = append(r.Dropped, layermap.DropStage(stage).String())
+		}
+	})
+	slices.SortStableFunc(rows, func(a, b dropRow) int { return strings.Compare(a.Reason, b.Reason) })
+	return rows, nil
+}
+
+func dropCells(rows []dropRow) [][]any {
+	var cells [][]any
+	for _, r := range rows {
+		number, dropped, layer, discard := "-", "-", "-", "-"
+		if r.Number != nil {
+			number = fmt.Sprint(*r.Number)
+		}
+		if r.Layer != "" {
+			dropped, layer, discard = strings.Join(r.Dropped, ","), r.Layer, r.Module+" "+r.Discard
+		}
+		cells = append(cells, []any{r.Reason, number, dropped, layer, discard, r.Why})
+	}
+	return cells
 }

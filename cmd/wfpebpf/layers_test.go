@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,6 +70,30 @@ func TestFieldsOfALayer(t *testing.T) {
 	}
 	text := wfpebpf(t, "layers", "--fields", "ale_auth_connect_v4").out
 	for _, part := range []string{"INDEX", "IP_REMOTE_PORT", "constant 1", "refused"} {
+		if !strings.Contains(text, part) {
+			t.Errorf("the table lacks %q:\n%s", part, text)
+		}
+	}
+}
+
+func TestDropsOfTheKernel(t *testing.T) {
+	var rows []dropRow
+	decode(t, wfpebpf(t, "layers", "--json", "--drops").out, &rows)
+	i := slices.IndexFunc(rows, func(r dropRow) bool { return r.Reason == "IP_INHDR" && r.Layer == "IPFORWARD_DISCARD" })
+	if i < 0 {
+		t.Fatalf("no row for the TTL of what is passed on in %+v", rows)
+	}
+	r := rows[i]
+	if r.Number == nil || r.Module != "network" || r.Discard != "HopLimitExceeded" || !slices.Equal(r.Dropped, []string{"forwarded"}) {
+		t.Errorf("row %+v", r)
+	}
+	for _, r := range rows {
+		if (r.Layer == "") != (len(r.Dropped) == 0) || r.Layer == "" && r.Why == "" {
+			t.Errorf("row %+v", r)
+		}
+	}
+	text := wfpebpf(t, "layers", "--drops").out
+	for _, part := range []string{"REASON", "IP_RPFILTER", "network BadSourceAddress", "INBOUND_IPPACKET_DISCARD"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("the table lacks %q:\n%s", part, text)
 		}

@@ -95,6 +95,8 @@ const (
 	benchVarLayoutCutsPage      = "layout_cuts_page"
 	benchVarLayoutDiscardModule = "layout_discard_module"
 	benchVarLayoutDiscardReason = "layout_discard_reason"
+	benchVarLayoutDrop          = "layout_drop"
+	benchVarLayoutDropStage     = "layout_drop_stage"
 	benchVarLayoutEnd           = "layout_end"
 	benchVarLayoutEvent         = "layout_event"
 	benchVarLayoutFieldFlag     = "layout_field_flag"
@@ -217,6 +219,8 @@ type benchVariableSpecs struct {
 	LayoutCutsPage      *ebpf.VariableSpec `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.VariableSpec `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.VariableSpec `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.VariableSpec `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.VariableSpec `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.VariableSpec `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.VariableSpec `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.VariableSpec `ebpf:"layout_field_flag"`
@@ -339,6 +343,8 @@ type benchVariables struct {
 	LayoutCutsPage      *ebpf.Variable `ebpf:"layout_cuts_page"`
 	LayoutDiscardModule *ebpf.Variable `ebpf:"layout_discard_module"`
 	LayoutDiscardReason *ebpf.Variable `ebpf:"layout_discard_reason"`
+	LayoutDrop          *ebpf.Variable `ebpf:"layout_drop"`
+	LayoutDropStage     *ebpf.Variable `ebpf:"layout_drop_stage"`
 	LayoutEnd           *ebpf.Variable `ebpf:"layout_end"`
 	LayoutEvent         *ebpf.Variable `ebpf:"layout_event"`
 	LayoutFieldFlag     *ebpf.Variable `ebpf:"layout_field_flag"`

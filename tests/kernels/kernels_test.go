@@ -27,7 +27,7 @@ var liveTests = []string{
 	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
-	"TestDiscard",
+	"TestDiscard", "TestDrops",
 	"TestRedirectTCP", "TestRedirectUDP", "TestRedirectBind",
 }
 
@@ -35,7 +35,7 @@ var liveTests = []string{
 var netfilterTests = []string{
 	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
 	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
-	"TestDiscardAtNetfilter", "TestClosedPorts",
+	"TestDiscardAtNetfilter", "TestClosedPorts", "TestDropsOfOwnBlocks",
 }
 
 var kernels = []vm.Kernel{vm.Kernel61, vm.Kernel612}

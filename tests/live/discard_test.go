@@ -143,6 +143,8 @@ func TestClosedPorts(t *testing.T) {
 	host, peer := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
 	b.listen(host, 8080)
 	b.listen(peer, 8080)
+	answerAll(t, b.host)
+	answerAll(t, b.peer)
 	unheard := failsWith(unix.ECONNREFUSED)
 	for _, row := range []struct {
 		layer, module, reason string
@@ -227,3 +229,62 @@ func TestStreamDiscard(t *testing.T) {
 
 // atDiscard names the V4 and the V6 discard layer.
 func atDiscard(layer string) string { return "[" + layer + "_V4_DISCARD, " + layer + "_V6_DISCARD]" }
+
+// What a packet without an endpoint is told apart by.
+func TestClosedPortConditions(t *testing.T) {
+	b := newBed(t)
+	peer := b.on(b.peer, testbed.ProcOptions{})
+	answerAll(t, b.host)
+	unheard := failsWith(unix.ECONNREFUSED)
+	for _, f := range b.families() {
+		for _, row := range []struct {
+			network       string
+			layer         string
+			meets, others []string
+		}{
+			{f.tcp, "INBOUND_TRANSPORT_" + f.layer + "_DISCARD", []string{
+				"{IP_PROTOCOL: tcp}", "{IP_LOCAL_PORT: 9999}", "{IP_REMOTE_PORT: 5000}", "{CURRENT_PROFILE_ID: public}",
+			}, []string{
+				"{IP_PROTOCOL: udp}", "{IP_LOCAL_PORT: 5000}", "{IP_REMOTE_PORT: 9999}", "{CURRENT_PROFILE_ID: private}",
+			}},
+			{f.udp, "INBOUND_IPPACKET_" + f.layer + "_DISCARD", nil, nil},
+		} {
+			address := func(key string, of func(family) string) string { return "{" + key + ": " + yamlAddress(of(f)) + "}" }
+			index := func(n int) string { return "{INTERFACE_INDEX: " + strconv.Itoa(n) + "}" }
+			for hit, conditions := range map[bool][]string{
+				true: append(row.meets, address("IP_LOCAL_ADDRESS", hostFirst), address("IP_REMOTE_ADDRESS", peerFirst),
+					"{IP_LOCAL_ADDRESS_TYPE: unicast}", "{IP_LOCAL_INTERFACE: h0}", index(b.hostEnd.Index), "{INTERFACE_TYPE: 6}",
+					"{FLAGS: {match: FLAGS_NONE_SET, value: [IS_LOOPBACK]}}", "{SUB_INTERFACE_INDEX: 0}", "{COMPARTMENT_ID: 1}"),
+				false: append(row.others, address("IP_LOCAL_ADDRESS", peerFirst), address("IP_REMOTE_ADDRESS", hostFirst),
+					"{IP_LOCAL_ADDRESS_TYPE: multicast}", "{IP_LOCAL_INTERFACE: lo}", index(9999), "{INTERFACE_TYPE: 24}", "{FLAGS: [IS_LOOPBACK]}"),
+			} {
+				for _, c := range conditions {
+					t.Run(row.layer+" "+c, func(t *testing.T) {
+						b.apply("filters:\n" + rule("PERMIT", "Meet it", row.layer, 0, c))
+						unheard.want(t, knock(peer, row.network, at(f.peer, 5000), at(f.host, closed), unheard))
+						if n := b.hits(row.layer, "Meet it"); (n > 0) != hit {
+							t.Errorf("%d hits, want some: %t", n, hit)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// A connect that is blocked has no local port yet: at ALE_AUTH_CONNECT one of the range
+// stands for it, at the discard layer it is empty.
+func TestDiscardPortNotPicked(t *testing.T) {
+	b := newBed(t)
+	host := b.on(b.host, testbed.ProcOptions{})
+	for _, f := range b.families() {
+		layer := "ALE_AUTH_CONNECT_" + f.layer
+		b.apply("filters:\n" + rule("BLOCK", "Block it", layer, 0, "{IP_LOCAL_PORT: 1024-65535}") +
+			rule("BLOCK", "See a port", layer+"_DISCARD", 9, "{IP_LOCAL_PORT: 1-65535}") +
+			rule("BLOCK", "See none", layer+"_DISCARD", 8, "{IP_LOCAL_PORT: EMPTY}"))
+		denied.want(t, connectTCP(host, f))
+		b.wantBlock(layer+"_DISCARD", "See none")
+		denied.want(t, host.Connect(f.tcp, at(f.peer, 8080), testbed.Options{Local: at(f.host, 5000)}))
+		b.wantBlock(layer+"_DISCARD", "See a port")
+	}
+}

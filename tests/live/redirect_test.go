@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/loader"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
@@ -140,6 +141,18 @@ func TestRedirectTCP(t *testing.T) {
 				}
 			})
 		}
+		t.Run("bound "+f.name, func(t *testing.T) {
+			to := at(f.peer, 8080)
+			s, err := client.Dial(f.tcp, to, testbed.Options{Local: at(f.host, 0)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			passes.want(t, client.Exchange(s, "hello"))
+			if s.Remote.String() != to || s.Local.Addr() != netip.MustParseAddrPort(at(f.host, 0)).Addr() {
+				t.Errorf("getsockname gives %s, getpeername %s", s.Local, s.Remote)
+			}
+			seen[f.name] = wantOriginals(t, proxy, proxies[f.name], seen[f.name], to)
+		})
 		t.Run("another port "+f.name, func(t *testing.T) {
 			s, err := client.Dial(f.tcp, at(f.peer, 8081))
 			if err != nil {
@@ -203,13 +216,13 @@ func (b *redirectBed) wantDirect(t *testing.T, f family, pid int, dst string) {
 	b.wantConnect(t, f, "Direct", pid, dst, "")
 }
 
-func (b *redirectBed) wantConnect(t *testing.T, f family, filter string, pid int, dst, original string) {
+func (b *redirectBed) wantConnect(t *testing.T, f family, name string, pid int, dst, original string) {
 	t.Helper()
 	b.seen = append(b.seen, b.events()...)
 	if !slices.ContainsFunc(b.seen, func(e loader.Event) bool {
-		return e.Layer == "ALE_AUTH_CONNECT_"+f.layer && e.FilterName == filter && e.PID == uint32(pid) && e.Dst == dst && e.OriginalDst == original
+		return e.Layer == "ALE_AUTH_CONNECT_"+f.layer && e.FilterName == name && e.PID == uint32(pid) && e.Dst == dst && e.OriginalDst == original
 	}) {
-		t.Errorf("no event of %q for process %d to %s, before %q, among %+v", filter, pid, dst, original, b.seen)
+		t.Errorf("no event of %q for process %d to %s, before %q, among %+v", name, pid, dst, original, b.seen)
 	}
 }
 
@@ -242,7 +255,7 @@ func TestRedirectArbitration(t *testing.T) {
 	client, server := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
 	b.serve(server, 8080, 8081, 8082, 8083)
 	f := b.families()[0]
-	filter := func(name, sublayer, action, more string) string {
+	entry := func(name, sublayer, action, more string) string {
 		return fmt.Sprintf("  - {name: %s, layer: ALE_CONNECT_REDIRECT_V4, sublayer: %s, action: %s, %s}\n", name, sublayer, action, more)
 	}
 	b.apply(fmt.Sprintf(`sublayers: [{key: high, weight: 60000}, {key: low, weight: 10}]
@@ -251,13 +264,13 @@ callouts:
   - {key: second, layer: ALE_CONNECT_REDIRECT_V4, builtin: redirect, to: "%[1]s:8082"}
 filters:
 `, f.peer) +
-		filter("Soft", "high", "PERMIT", "conditions: [{IP_REMOTE_PORT: 9001}]") +
-		filter("Hard", "high", "PERMIT", "flags: [CLEAR_ACTION_RIGHT], conditions: [{IP_REMOTE_PORT: 8083}]") +
-		filter("First", "high", "CALLOUT_UNKNOWN", "callout: first, conditions: [{IP_REMOTE_PORT: 9002}]") +
-		filter("First hard", "high", "CALLOUT_TERMINATING", "callout: first, flags: [CLEAR_ACTION_RIGHT], conditions: [{IP_REMOTE_PORT: 9003}]") +
-		filter("First blocked", "high", "CALLOUT_TERMINATING", "callout: first, conditions: [{IP_REMOTE_PORT: 9004}]") +
-		filter("Block", "low", "BLOCK", "weight: 15, conditions: [{IP_REMOTE_PORT: 9003}, {IP_REMOTE_PORT: 9004}]") +
-		filter("Second", "low", "CALLOUT_TERMINATING", "callout: second, weight: 0"))
+		entry("Soft", "high", "PERMIT", "conditions: [{IP_REMOTE_PORT: 9001}]") +
+		entry("Hard", "high", "PERMIT", "flags: [CLEAR_ACTION_RIGHT], conditions: [{IP_REMOTE_PORT: 8083}]") +
+		entry("First", "high", "CALLOUT_UNKNOWN", "callout: first, conditions: [{IP_REMOTE_PORT: 9002}]") +
+		entry("First hard", "high", "CALLOUT_TERMINATING", "callout: first, flags: [CLEAR_ACTION_RIGHT], conditions: [{IP_REMOTE_PORT: 9003}]") +
+		entry("First blocked", "high", "CALLOUT_TERMINATING", "callout: first, conditions: [{IP_REMOTE_PORT: 9004}]") +
+		entry("Block", "low", "BLOCK", "weight: 15, conditions: [{IP_REMOTE_PORT: 9003}, {IP_REMOTE_PORT: 9004}]") +
+		entry("Second", "low", "CALLOUT_TERMINATING", "callout: second, weight: 0"))
 	counts := func() map[int]int {
 		n := map[int]int{}
 		for _, port := range []int{8081, 8082, 8083} {
@@ -482,4 +495,60 @@ func TestRedirectCommits(t *testing.T) {
 	if err != nil || len(callouts) != 2 || !callouts[0].Registered {
 		t.Errorf("callouts %+v, %v", callouts, err)
 	}
+}
+
+// TestRedirectAmended: a filter that is added to the policy in force redirects, and one
+// that is deleted does not.
+func TestRedirectAmended(t *testing.T) {
+	b := newRedirectBed(t)
+	client, server := b.on(b.host, testbed.ProcOptions{}), b.on(b.peer, testbed.ProcOptions{})
+	b.serve(server, 8081)
+	f := b.families()[0]
+	// of so many filters that few more are no reason to make the tables anew
+	var others []string
+	for port := range 40 {
+		others = append(others, rule("PERMIT", "Other", "ALE_AUTH_CONNECT_V4", 8, fmt.Sprintf("{IP_REMOTE_PORT: %d}", port+1)))
+	}
+	p := b.load(redirects(connectRedirect, at(f.peer, 8081), "[::1]:8081", "{IP_REMOTE_PORT: 8080}", others...), nil)
+	b.commit(p)
+	more := *p.Store.Filters()[0]
+	more.ID, more.Key, more.Name, more.EffectiveWeight = 0, filter.GUID{}, "Redirect more", 0
+	more.Conditions = []filter.Condition{{Field: "IP_REMOTE_PORT", Value: filter.U16(8090)}}
+	nobody := failsWith(unix.ECONNREFUSED)
+	nobody.want(t, client.Connect(f.tcp, at(f.peer, 8090)))
+	if err := p.Store.AddFilter(&more); err != nil {
+		t.Fatal(err)
+	}
+	b.commit(p)
+	if s := b.state(); s.Amends == nil || s.Amends.Added != 1 {
+		t.Fatalf("the tables were made anew: %+v", s.Amends)
+	}
+	passes.want(t, client.Connect(f.tcp, at(f.peer, 8090)))
+	b.wantHits("ALE_CONNECT_REDIRECT_V4", "Redirect more")
+	passes.want(t, client.Connect(f.tcp, at(f.peer, 8080)))
+	if err := p.Store.DeleteFilter(p.Store.Filters()[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	b.commit(p)
+	nobody.want(t, client.Connect(f.tcp, at(f.peer, 8080)))
+	passes.want(t, client.Connect(f.tcp, at(f.peer, 8090)))
+}
+
+// TestRedirectOtherProxy: who has asked for a redirect record takes redirected
+// connections, also where another process listens.
+func TestRedirectOtherProxy(t *testing.T) {
+	b := newRedirectBed(t)
+	server, client := b.on(b.peer, testbed.ProcOptions{}), b.on(b.host, testbed.ProcOptions{})
+	b.serve(server, 8080)
+	f := b.families()[0]
+	first, firstSocks := b.openProxy(3128)
+	second, secondSocks := b.openProxy(3129)
+	b.apply(toProxy)
+	passes.want(t, client.Connect(f.tcp, at(f.peer, 8080)))
+	wantOriginals(t, first, firstSocks["v4"], 0, at(f.peer, 8080))
+	b.apply(strings.ReplaceAll(toProxy, ":3128", ":3129"))
+	passes.want(t, first.Connect(f.tcp, at(f.peer, 8080)))
+	wantOriginals(t, second, secondSocks["v4"], 0)
+	passes.want(t, client.Connect(f.tcp, at(f.peer, 8080)))
+	wantOriginals(t, second, secondSocks["v4"], 0, at(f.peer, 8080))
 }

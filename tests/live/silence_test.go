@@ -102,15 +102,21 @@ func (s *scanner) answers(t *testing.T, limit time.Duration) map[int]string {
 	return got
 }
 
+// answerAll has a namespace's kernel answer each datagram to a closed port, not only some.
+func answerAll(t *testing.T, n *testbed.Netns) {
+	t.Helper()
+	set(t, n, "ipv4/icmp_ratelimit", "0")
+	set(t, n, "ipv4/icmp_msgs_per_sec", "100000")
+	set(t, n, "ipv6/icmp/ratelimit", "0")
+}
+
 // A stealth host: whoever scans its ports sees the open one, and nothing of the others,
 // by whatever segments and datagrams. What has an endpoint is answered as ever.
 func TestPortScan(t *testing.T) {
 	b := newBed(t)
 	host := b.on(b.host, testbed.ProcOptions{})
 	b.listen(host, 8080)
-	set(t, b.host, "ipv4/icmp_ratelimit", "0")
-	set(t, b.host, "ipv4/icmp_msgs_per_sec", "100000")
-	set(t, b.host, "ipv6/icmp/ratelimit", "0")
+	answerAll(t, b.host)
 	first, last := 8070, 8090 // and one that is open
 	for _, f := range b.families() {
 		scan := func(t *testing.T) map[int]string {

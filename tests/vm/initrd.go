@@ -20,7 +20,7 @@ import (
 
 // modules are what Debian builds as modules and tests need; whatever they
 // depend on is added, and a name that is built in is passed over.
-var modules = []string{"veth", "dummy", "bridge", "sch_ingress", "cls_bpf"}
+var modules = []string{"veth", "dummy", "bridge", "sch_ingress", "sch_tbf", "cls_bpf"}
 
 // initScript is the first process. The program's output goes to the second
 // serial line, so that the kernel's messages do not get into it.
