@@ -201,7 +201,7 @@ static __always_inline void put_ale_event(struct wfp_event *e, const struct wfp_
 		e->remote[1] = t->remote[1];
 		e->remote_port = t->remote_port;
 	}
-	e->local_port = t->local_port;
+	e->local_port = t->known & WFP_KNOWN_NOT_PICKED ? 0 : t->local_port;
 	e->protocol = t->protocol;
 	e->outbound = is_connect(t->layer) || is_connect_redirect(t->layer) ||
 		      is_transport_out(t->layer) ||
@@ -327,6 +327,36 @@ __noinline int wfp_put_local(struct wfp_tuple *t)
 	if (route->local)
 		t->ifindex = route->ifindex;
 	return 0;
+}
+
+/* Whether an implicit bind is still to be judged, now that the port is known. */
+static __always_inline int bind_pending(const struct wfp_socket *s, const struct wfp_config *c,
+					__u16 port)
+{
+	return s->state & WFP_SOCKET_RA_PENDING ||
+	       (s->state & WFP_SOCKET_RA_PORT &&
+		(port < c->ephemeral_low || port > c->ephemeral_high));
+}
+
+/* Of the local address that a socket has by now, what it was bound to: nothing, unless a
+ * call named the address and left the port to connect(). */
+__noinline int wfp_bound_part(struct wfp_tuple *t, struct wfp_socket *s)
+{
+	if (!t || !s)
+		return 0;
+	if (s->state & WFP_SOCKET_RA_AT_POST_BIND)
+		return wfp_put_local(t);
+	if (is_v6(t->layer) && is_mapped(t->local))
+		t->layer &= ~2U;
+	return 0;
+}
+
+/* Keeps what became of it. */
+static __always_inline int bind_judged(struct wfp_socket *s, int blocked)
+{
+	s->state &= ~(WFP_SOCKET_RA_PENDING | WFP_SOCKET_RA_PORT | WFP_SOCKET_RA_DONE);
+	s->state |= blocked ? WFP_SOCKET_RA_BLOCKED : WFP_SOCKET_RA_DONE;
+	return blocked;
 }
 
 /* Only TCP and UDP are judged at ALE today; MPTCP is TCP to WFP. */

@@ -73,7 +73,7 @@ static __always_inline int was_accepted(struct sock *sk, const struct wfp_socket
 /* ALE_RESOURCE_RELEASE, where there was an ALE_RESOURCE_ASSIGNMENT that passed. */
 static __always_inline void release(struct sock *sk, struct wfp_tuple *t, struct wfp_socket *s)
 {
-	if (s->state & WFP_SOCKET_RA_BLOCKED || was_accepted(sk, s))
+	if (s->state & (WFP_SOCKET_RA_BLOCKED | WFP_SOCKET_RA_PENDING) || was_accepted(sk, s))
 		return;
 	t->ifindex = 0;
 	wfp_put_local(t);

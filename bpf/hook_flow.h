@@ -10,6 +10,7 @@
 #pragma once
 
 #include "hook_skb.h"
+#include "hook_sock_ops.h"
 #include "kernel_socket.h"
 
 #define SOL_SOCKET 1
@@ -48,15 +49,6 @@ static __always_inline __u32 flow_interface(struct bpf_sock *sk, int outbound)
 		return 0;
 	return outbound ? BPF_CORE_READ(tcp, sk_dst_cache, dev, ifindex) :
 			  BPF_CORE_READ(tcp, sk_rx_dst_ifindex);
-}
-
-/* Word by word: the verifier takes no wider reads here. */
-static __always_inline void put_ip6(const volatile __u32 *word, __u64 address[2])
-{
-	__u64 high = bpf_ntohl(word[0]), low = bpf_ntohl(word[2]);
-
-	address[0] = high << 32 | bpf_ntohl(word[1]);
-	address[1] = low << 32 | bpf_ntohl(word[3]);
 }
 
 static __always_inline void put_ends(struct bpf_sock_ops *ctx, struct wfp_tuple *t)

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "hook_end.h"
+#include "hook_sock_ops.h"
 
 /* task -> nothing; it is within a listen() that was judged. Of an MPTCP socket
  * sock_ops sees another one than LSM does. Programs. */

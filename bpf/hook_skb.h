@@ -165,25 +165,37 @@ int wfp_skb_ingress(struct __sk_buff *skb)
 	return WFP_PASS;
 }
 
-/* Judges an implicit bind whose port is known by now. Returns 1 for block. */
+/* Judges an implicit bind whose port is known by now. Returns 1 for block: that of TCP,
+ * which was judged before its SYN (hook_sock_ops.h), holds for each SYN; what is sent
+ * without a connection is judged again. */
 __noinline int wfp_late_bind(struct wfp_tuple *to, struct wfp_socket *s)
 {
+	struct wfp_config *c = ale_config();
 	struct wfp_tuple t = {
 		.flags = WFP_FLAG_IS_WILDCARD_BIND,
 		.known = WFP_KNOWN_LOCAL_PORT,
 	};
 
-	if (!to || !s || !(s->state & WFP_SOCKET_RA_PENDING))
+	if (!to || !s || !c)
 		return 0;
+	if (to->protocol == IPPROTO_TCP && s->state & WFP_SOCKET_RA_BLOCKED)
+		return 1;
+	if (!bind_pending(s, c, to->local_port)) {
+		s->state &= ~WFP_SOCKET_RA_PORT; /* it is one of those that were assumed */
+		return 0;
+	}
 	t.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4 | is_v6(to->layer);
 	t.generation = to->generation;
 	t.protocol = to->protocol;
 	t.local_port = to->local_port;
-	if (wfp_ale(&t, s))
-		return 1;
-	s->state &= ~WFP_SOCKET_RA_PENDING;
-	s->state |= WFP_SOCKET_RA_DONE;
-	return 0;
+	__builtin_memcpy(t.local, to->local, sizeof(t.local));
+	wfp_bound_part(&t, s);
+	if (!wfp_ale(&t, s))
+		return bind_judged(s, 0);
+	if (to->protocol == IPPROTO_TCP)
+		return bind_judged(s, 1);
+	s->state |= WFP_SOCKET_RA_PENDING;
+	return 1;
 }
 
 /* Whether the connect was judged with other facts than the packet shows. */
@@ -226,7 +238,10 @@ int wfp_skb_egress(struct __sk_buff *skb)
 	authorised = 1;
 	if (t.protocol == IPPROTO_UDP) {
 		cookie = bpf_get_socket_cookie(skb);
-		alive = wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL);
+		/* one with a bind that is still to be judged does not pass as it is */
+		alive = s->state & (WFP_SOCKET_RA_PENDING | WFP_SOCKET_RA_PORT) ?
+				WFP_FLOW_NONE :
+				wfp_flow_alive(&t, cookie, WFP_FLOW_LOCAL);
 		if (alive != WFP_FLOW_NONE)
 			return known_flow(&t, s, cookie, alive, 1);
 		authorised = wfp_flow_alive(&t, cookie, WFP_FLOW_PENDING) == WFP_FLOW_ALIVE;

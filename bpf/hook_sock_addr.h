@@ -113,37 +113,53 @@ int wfp_bind6(struct bpf_sock_addr *ctx)
 
 /*
  * The implicit bind of a socket that was not bound. Returns 1 where it is
- * blocked. A policy that tests the port waits until the port is known. The
- * tuple is lent to the other layer and given back, for want of stack.
+ * blocked. Where the policy tests the port and no port is known, any will do if the
+ * policy does not tell those apart that the kernel picks from; else the bind waits until
+ * the port is known. The tuple is lent to the other layer and given back, for want of stack.
  */
 static __always_inline int implicit_bind(struct wfp_tuple *t, struct wfp_socket *s)
 {
 	__u32 layer = t->layer, ifindex = t->ifindex, flags = t->flags;
 	__u8 known = t->known, type = t->local_type;
+	__u16 port = t->local_port;
 	struct wfp_layer *l;
-	int blocked;
+	int blocked = 0;
 
 	if (s->state & WFP_SOCKET_RA_DONE)
 		return 0;
+	s->state &= ~(WFP_SOCKET_RA_BLOCKED | WFP_SOCKET_RA_PENDING); /* of a try before */
 	t->layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4 | is_v6(layer);
 	l = find_layer(t->generation, t->layer);
-	if (l && WFP_USES(l, LOCAL_PORT) && !(known & WFP_KNOWN_LOCAL_PORT)) {
-		s->state |= WFP_SOCKET_RA_PENDING;
-		l = NULL;
+	t->known &= WFP_KNOWN_LOCAL_PORT;
+	if (l && WFP_USES(l, LOCAL_PORT) && !t->known) {
+		struct wfp_config *c = ale_config();
+
+		if (c && l->flags & WFP_LAYER_EPHEMERAL_UNIFORM) {
+			t->local_port = c->ephemeral_low;
+			t->known = WFP_KNOWN_LOCAL_PORT | WFP_KNOWN_NOT_PICKED;
+		} else {
+			s->state |= WFP_SOCKET_RA_PENDING;
+			l = NULL;
+		}
 	}
 	t->flags = WFP_FLAG_IS_WILDCARD_BIND;
-	t->known &= WFP_KNOWN_LOCAL_PORT;
 	t->local_type = WFP_NL_UNSPECIFIED;
 	t->ifindex = 0;
-	blocked = l ? wfp_ale(t, s) : 0;
-	if (l && !blocked) {
-		s->state |= WFP_SOCKET_RA_DONE;
-		s->state &= ~WFP_SOCKET_RA_PENDING;
+	if (l) {
+		/* bound to an address, and its port left to connect() */
+		if (s->state & WFP_SOCKET_RA_AT_POST_BIND)
+			wfp_put_local(t);
+		blocked = wfp_ale(t, s);
+		if (!blocked)
+			s->state |= t->known & WFP_KNOWN_NOT_PICKED ?
+					    WFP_SOCKET_RA_DONE | WFP_SOCKET_RA_PORT :
+					    WFP_SOCKET_RA_DONE;
 	}
 	t->layer = layer;
 	t->flags = flags;
 	t->known = known;
 	t->local_type = type;
+	t->local_port = port;
 	t->ifindex = ifindex;
 	return blocked;
 }

@@ -1,26 +1,42 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * sock_ops: a listener that was never bound is assigned its port by listen()
- * (ALE_RESOURCE_ASSIGNMENT, implicit), and an MPTCP listener's subflow gets its
- * identity here. listen() cannot be made to fail; a blocked listener is denied
- * its SYNs by hook_skb.h. So does the subflow of an MPTCP connect, whose hooks need not
- * be attached: when the policy comes to have a say, the connection is judged.
+ * sock_ops: ALE_RESOURCE_ASSIGNMENT of binds whose port connect() or listen() picks. A
+ * connect that could not be judged without the port is judged before its SYN
+ * (TCP_CONNECT_CB); a listener that was never bound is assigned its port by listen()
+ * (TCP_LISTEN_CB), and an MPTCP listener's subflow gets its identity here. Neither call
+ * can be made to fail; what is blocked is denied its SYNs by hook_skb.h. The subflow of
+ * an MPTCP connect gets its identity here as well, since its hooks need not be attached:
+ * when the policy comes to have a say, the connection is judged.
  */
 #pragma once
 
 #include "ale.h"
 
+/* Word by word: the verifier takes no wider reads here. */
+static __always_inline void put_ip6(const volatile __u32 *word, __u64 address[2])
+{
+	__u64 high = bpf_ntohl(word[0]), low = bpf_ntohl(word[2]);
+
+	address[0] = high << 32 | bpf_ntohl(word[1]);
+	address[1] = low << 32 | bpf_ntohl(word[3]);
+}
+
 SEC("sockops")
 int wfp_sock_ops(struct bpf_sock_ops *ctx)
 {
 	struct wfp_config *c = ale_config();
-	struct wfp_tuple t = { .protocol = IPPROTO_TCP };
+	struct wfp_tuple t = {
+		.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V4,
+		.protocol = IPPROTO_TCP,
+		.known = WFP_KNOWN_LOCAL_PORT,
+		.flags = WFP_FLAG_IS_WILDCARD_BIND,
+	};
 	struct bpf_sock *sk = ctx->sk;
+	__u32 op = ctx->op;
 	struct wfp_socket *s;
 	__u64 cookie;
 
-	if ((ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB) ||
-	    !sk || !c)
+	if ((op != BPF_SOCK_OPS_TCP_LISTEN_CB && op != BPF_SOCK_OPS_TCP_CONNECT_CB) || !sk || !c)
 		return 1;
 	cookie = bpf_get_netns_cookie(ctx);
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -28,23 +44,24 @@ int wfp_sock_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	if (!s->netns_cookie)
 		identify_current(s, cookie, sk);
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-		t.layer = WFP_ALE_AUTH_CONNECT_V4 | (ctx->family == AF_INET6 ? 2 : 0);
-		if (!layer_epoch(active_generation(), t.layer))
-			s->of = 0; /* nobody has judged it */
-		return 1;
-	}
-	if (cookie != c->netns_cookie || s->state & WFP_SOCKET_RA_DONE)
-		return 1;
-	t.layer = ctx->family == AF_INET6 ? WFP_ALE_RESOURCE_ASSIGNMENT_V6 :
-					    WFP_ALE_RESOURCE_ASSIGNMENT_V4;
-	t.generation = active_generation();
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB &&
+	    !layer_epoch(active_generation(),
+			 WFP_ALE_AUTH_CONNECT_V4 | (ctx->family == AF_INET6 ? 2 : 0)))
+		s->of = 0; /* nobody has judged it */
 	t.local_port = ctx->local_port;
-	t.known = WFP_KNOWN_LOCAL_PORT;
-	t.flags = WFP_FLAG_IS_WILDCARD_BIND;
-	if (wfp_ale(&t, s))
-		s->state |= WFP_SOCKET_RA_BLOCKED;
-	else
-		s->state |= WFP_SOCKET_RA_DONE;
+	if (cookie != c->netns_cookie ||
+	    (op == BPF_SOCK_OPS_TCP_LISTEN_CB ? s->state & WFP_SOCKET_RA_DONE :
+						!bind_pending(s, c, t.local_port)))
+		return 1;
+	t.generation = active_generation();
+	if (ctx->family == AF_INET6) {
+		t.layer = WFP_ALE_RESOURCE_ASSIGNMENT_V6;
+		put_ip6(ctx->local_ip6, t.local);
+	} else {
+		t.local[0] = bpf_ntohl(ctx->local_ip4);
+	}
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		wfp_bound_part(&t, s);
+	bind_judged(s, wfp_ale(&t, s));
 	return 1;
 }

@@ -612,6 +612,7 @@ enum wfp_socket_state {
 	WFP_SOCKET_FLOW_BLOCKED = 0x200, /* TCP: blocked when established */
 	WFP_SOCKET_REDIRECTED = 0x800, /* its last connect was */
 	WFP_SOCKET_LISTEN_BLOCKED = 0x1000, /* listens, and is denied its SYNs */
+	WFP_SOCKET_RA_PORT = 0x2000, /* implicit bind, judged with a port that was assumed */
 };
 
 #define WFP_EPOCH_BLOCKED (~0ULL) /* no layer has it */

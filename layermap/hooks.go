@@ -220,6 +220,8 @@ var hooks = map[string]Hook{
 	"ALE_RESOURCE_ASSIGNMENT": {
 		Name: "cgroup bind, post_bind, sock_create; implicit binds at connect, sendmsg and listen", Program: "cgroup_sock_addr, cgroup_sock, sock_ops, cgroup_sockopt", Fidelity: Exact,
 		Differs: "raw sockets are judged when made, not when bound; ping sockets are not judged; " +
+			"where conditions tell ephemeral ports apart, a connect that binds is judged once the port is picked, behind ALE_AUTH_CONNECT, and a block drops its packets; " +
+			"listen() that binds cannot be made to fail, and a blocked listener gets no connections; " +
 			"promiscuous mode is asked for by packet sockets, which see their host's frames without it and are not judged as such; " +
 			"a packet socket is of both families and has neither address nor protocol; what 32-bit programs ask for on a 64-bit kernel is not seen, nor a link made promiscuous by its administrator",
 		MinKernel: baseKernel, Live: true,

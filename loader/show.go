@@ -135,7 +135,7 @@ func (e *Engine) Hooks() ([]HookRow, error) {
 			}
 			row := HookRow{Hook: h.name, Target: ifname, Link: strings.TrimPrefix(filepath.Join(e.in.pins, "links", name), hostRoot())}
 			switch {
-			case h.kind == onCgroup, h.kind == onTracing: // which looks at the sockets of the cgroup
+			case h.kind == onCgroup, h.kind == onTracing, h.kind == onLSM: // which looks at the sockets of the cgroup
 				row.Target = e.in.info.Cgroup
 			case !h.kind.onLink():
 				// as the kernel writes a namespace that has no name

@@ -21,6 +21,8 @@ const module = "github.com/wfpebpf/wfpebpf"
 // with its means of attachment, and not each condition, since emulation is slow.
 var liveTests = []string{
 	"TestConnect", "TestAccept", "TestAssignment", "TestAssignmentListen",
+	"TestAssignmentRaw", "TestAssignmentPromiscuous", "TestAssignmentImplicitPort", "TestAssignmentNoPort",
+	"TestListen", "TestListenOnce", "TestListenOrder", "TestListenOfOthers",
 	"TestIPPacket", "TestIPPacketFragment", "TestFrameEthernet", "TestFrameNative", "TestFrameNativeOut",
 	"TestFrameNativeStacked", "TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",

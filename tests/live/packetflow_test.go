@@ -744,19 +744,6 @@ var reauthorisedFlows = []flowRow{
 		peer: as("ST " + segmentOut + segmentIn),
 	},
 	{
-		name: "data after a change that blocks", protocol: protocolTCP, needs: acceptIsJudgedAgain,
-		begin: func(r *flowRun) func() {
-			r.listen(r.f.tcp)
-			s := r.dial(r.f.tcp)
-			r.changed(r.blockPort())
-			return func() { r.send(s, hello) }
-		},
-		// TCP sends again what was dropped; that the flow is blocked is decided
-		host: as(in+"AR-again AR-DISCARD ("+in+")*").
-			but(segmentIn+"AR-again AR-DISCARD ("+segmentIn+")*", packetBeforeAccept),
-		peer: as("ST (" + segmentOut + ")+"),
-	},
-	{
 		name: "datagram after a change that permits", protocol: protocolUDP,
 		begin: func(r *flowRun) func() {
 			r.server()
@@ -779,6 +766,20 @@ var reauthorisedFlows = []flowRow{
 		},
 		host: as(in + "AR-again AR-DISCARD "),
 		peer: as("DG " + out),
+	},
+	// the last row: the peer sends again for long
+	{
+		name: "data after a change that blocks", protocol: protocolTCP, needs: acceptIsJudgedAgain,
+		begin: func(r *flowRun) func() {
+			r.listen(r.f.tcp)
+			s := r.dial(r.f.tcp)
+			r.changed(r.blockPort())
+			return func() { r.send(s, hello) }
+		},
+		// TCP sends again what was dropped; that the flow is blocked is decided
+		host: as(in+"AR-again AR-DISCARD ("+in+")*").
+			but(segmentIn+"AR-again AR-DISCARD ("+segmentIn+")*", packetBeforeAccept),
+		peer: as("ST (" + segmentOut + ")+"),
 	},
 }
 

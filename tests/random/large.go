@@ -611,7 +611,7 @@ func (b *large) any(field layermap.Field) filter.Value {
 	case field.Type == layermap.IPAddress, field.DataType == layermap.ByteArray6, field.DataType == layermap.Uint16:
 		return b.nth(field, b.r.IntN(1<<30))
 	case len(b.k.small) == len(b.k.wide): // the layer has none but these
-		return filter.Value{Type: field.DataType, Num: b.r.Uint64N(1 << 14)}
+		return filter.Value{Type: field.DataType, Num: b.r.Uint64N(1 << min(14, bits(field.DataType)))}
 	}
 	return filter.Value{Type: field.DataType, Num: b.r.Uint64N(24)}
 }

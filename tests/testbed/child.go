@@ -140,6 +140,14 @@ func (c *child) serve(req request) (response, error) {
 		return response{}, s.control("setsockopt", func(fd int) error {
 			return unix.SetsockoptString(fd, req.Level, req.Option, string(req.Data))
 		})
+	case "bindsock":
+		sa, err := sockaddr(s.domain, req.Addr)
+		if err != nil {
+			return response{}, err
+		}
+		return response{}, s.control("bind", func(fd int) error { return unix.Bind(fd, sa) })
+	case "connectsock":
+		return response{}, s.connect(req.Addr, deadline)
 	case "exchange":
 		return response{}, s.exchange(req.Data, deadline)
 	case "sendto":

@@ -303,6 +303,22 @@ func (p *Proc) SetOption(s Sock, level, option int, value []byte) error {
 	return err
 }
 
+// BindSock binds a socket that exists.
+func (p *Proc) BindSock(s Sock, addr string) error {
+	_, err := p.do(request{Op: "bindsock", Sock: s.ID, Addr: addr}, "bind "+addr)
+	return err
+}
+
+// ConnectSock connects a socket that exists. ErrTimeout: no answer came.
+func (p *Proc) ConnectSock(s Sock, addr string, opts ...Options) error {
+	req := request{Op: "connectsock", Sock: s.ID, Addr: addr}
+	if len(opts) > 0 {
+		req.Options = opts[0]
+	}
+	_, err := p.do(req, "connect "+addr)
+	return err
+}
+
 // Exchange sends a message on a connected socket and reads its echo.
 func (p *Proc) Exchange(s Sock, message string, opts ...Options) error {
 	req := request{Op: "exchange", Sock: s.ID, Data: []byte(message)}
