@@ -734,6 +734,7 @@ var reauthorisedFlows = []flowRow{
 	{
 		name: "data after a change that permits", protocol: protocolTCP,
 		begin: func(r *flowRun) func() {
+			r.changed("")
 			r.listen(r.f.tcp)
 			s := r.dial(r.f.tcp)
 			r.changed(r.permitElse())
@@ -746,6 +747,7 @@ var reauthorisedFlows = []flowRow{
 	{
 		name: "datagram after a change that permits", protocol: protocolUDP,
 		begin: func(r *flowRun) func() {
+			r.changed("")
 			r.server()
 			s := r.udp(r.peer)
 			r.send(s, hello)
@@ -758,6 +760,7 @@ var reauthorisedFlows = []flowRow{
 	{
 		name: "datagram after a change that blocks", protocol: protocolUDP, needs: acceptIsJudgedAgain,
 		begin: func(r *flowRun) func() {
+			r.changed("")
 			r.server()
 			s := r.udp(r.peer)
 			r.send(s, hello)
@@ -767,10 +770,14 @@ var reauthorisedFlows = []flowRow{
 		host: as(in + "AR-again AR-DISCARD "),
 		peer: as("DG " + out),
 	},
-	// the last row: the peer sends again for long
+}
+
+// reauthorisedAway are those whose peer sends again for long.
+var reauthorisedAway = []flowRow{
 	{
 		name: "data after a change that blocks", protocol: protocolTCP, needs: acceptIsJudgedAgain,
 		begin: func(r *flowRun) func() {
+			r.changed("")
 			r.listen(r.f.tcp)
 			s := r.dial(r.f.tcp)
 			r.changed(r.blockPort())
@@ -785,6 +792,10 @@ var reauthorisedFlows = []flowRow{
 
 func TestPacketFlowReauthorised(t *testing.T) {
 	newFlowBed(t).flows(t, reauthorisedFlows)
+}
+
+func TestPacketFlowReauthorisedAway(t *testing.T) {
+	newFlowBed(t).flows(t, reauthorisedAway)
 }
 
 // redirectFlows are those of packetflows.md 8: a connect to the peer is redirected to a

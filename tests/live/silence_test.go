@@ -160,15 +160,27 @@ func TestPortScan(t *testing.T) {
 				t.Errorf("a stealth host answers %v, want %q of port 8080", got, open)
 			}
 			n := uint64(4 * (last - first)) // TCP probes of closed ports
-			if hits := b.hits("INBOUND_TRANSPORT_"+f.layer+"_DISCARD", "Port Scanning Prevention Filter"); hits != n {
-				t.Errorf("%d segments to closed ports, want %d", hits, n)
+			// the kernel drops some of what comes to the open port, which is seen there as well
+			var closed, others uint64
+			for _, e := range b.events() {
+				switch {
+				case e.Layer != "INBOUND_TRANSPORT_"+f.layer+"_DISCARD":
+				case e.DiscardReason == "EndpointNotFound" && e.FilterName == "Port Scanning Prevention Filter" && e.DiscardFilterID == 0:
+					closed++
+				case e.Dst == at(f.host, 8080):
+					others++
+				default:
+					t.Errorf("event %+v", e)
+				}
+			}
+			if closed != n {
+				t.Errorf("%d segments to closed ports, want %d", closed, n)
+			}
+			if hits := b.hits("INBOUND_TRANSPORT_"+f.layer+"_DISCARD", "Port Scanning Prevention Filter"); hits != n+others {
+				t.Errorf("the filter has decided on %d segments, want %d", hits, n+others)
 			}
 			if hits := b.hits("INBOUND_IPPACKET_"+f.layer+"_DISCARD", "Silence datagrams"); hits != n/4 {
 				t.Errorf("%d datagrams to closed ports, want %d", hits, n/4)
-			}
-			e := b.wantBlock("INBOUND_TRANSPORT_"+f.layer+"_DISCARD", "Port Scanning Prevention Filter")
-			if e.DiscardReason != "EndpointNotFound" || e.DiscardFilterID != 0 {
-				t.Errorf("event %+v", e)
 			}
 			callouts, err := b.engine.Callouts()
 			if err != nil || len(callouts) != 0 && !callouts[0].Registered {
