@@ -169,9 +169,10 @@ __noinline __u64 wfp_transport_verdict(struct wfp_tuple *t)
 	}
 	put(&v, WFP_SLOT_FLAGS,
 	    t->flags | (t->ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0));
-	if (t->ifindex && WFP_USES_INTERFACE(l)) {
+	if (WFP_USES_INTERFACE(l)) {
 		link = find_link(t->generation, t->ifindex);
-		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
+		if (link || t->ifindex) /* of what the kernel drops it may not be known */
+			put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
 		if (link)
 			put(&v, WFP_SLOT_CURRENT_PROFILE, link->profile);
 		else

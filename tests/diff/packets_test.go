@@ -195,7 +195,9 @@ func (p packet) values(h hook, host map[string]loader.HostLink) filter.Values {
 		set("IP_REMOTE_PORT", filter.U16(p.port[1]))
 	}
 	on, known := host[p.link]
-	set("INTERFACE_INDEX", filter.U32(on.Index))
+	if known || on.Index != 0 || h.stream() {
+		set("INTERFACE_INDEX", filter.U32(on.Index))
+	}
 	set("SOURCE_INTERFACE_INDEX", filter.U32(on.Index))
 	if h.netlayer == nfForward {
 		var none *policy.Map

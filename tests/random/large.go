@@ -432,7 +432,7 @@ func (b *large) host(f *filter.Filter) {
 	if b.one(12) {
 		b.add(f, "ALE_PACKAGE_ID", filter.MatchEqual, filter.SIDValue(pick(b.Generator, packages)))
 	}
-	if b.one(2) {
+	if b.one(2) && b.l.FieldIndex("IP_PROTOCOL") >= 0 {
 		b.add(f, "IP_PROTOCOL", filter.MatchEqual, filter.U8(pick(b.Generator, []uint8{6, 17, 6, 17, 1, 58, 47})))
 	}
 	for _, field := range b.k.ordered {
