@@ -183,7 +183,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct wfp_redirect_key);
 	__type(value, struct wfp_redirect);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 4096);
 } redirects SEC(".maps");
 
 /* connection -> the destination that it was opened to: redirect records until the
@@ -192,7 +192,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct wfp_record_key);
 	__type(value, struct wfp_redirect);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 2048);
 } records SEC(".maps");
 
 /* process that has asked for a redirect record -> 1. Programs. */
@@ -209,7 +209,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct wfp_handshake);
 	__type(value, __u64);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 8192);
 } handshakes SEC(".maps");
 
 /* enum wfp_counter -> count. Programs. */

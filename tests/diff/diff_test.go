@@ -41,6 +41,9 @@ const (
 	// single rounds again.
 	coveredPairs = 200_000
 
+	// moreRounds are run where something is not covered after all turns.
+	moreRounds = 16
+
 	// pairsPerLayer is how much traffic each round has for each layer.
 	pairsPerLayer = 400
 	// In how many rounds of that kind each layer has its turn to be big (one
@@ -66,13 +69,16 @@ func TestDifferential(t *testing.T) {
 	}
 	d.pairs, d.agreed = 0, 0 // what is asked for is random
 	start := time.Now()
-	// the more layers run, the more pairs it takes until each had its turn to be big
-	for (d.pairs < pairs || asked >= coveredPairs && !d.coverage.everyTurn()) && !t.Failed() {
-		d.round(seed)
-		seed++
-	}
-	if t.Failed() {
-		return
+	// the more layers run, the more pairs it takes until each had its turn to be big, and
+	// until each form of each field has decided
+	covered := func() bool { return d.coverage.everyTurn() && len(d.coverage.missing()) == 0 }
+	for more := moreRounds; d.pairs < pairs || asked >= coveredPairs && more > 0 && !covered(); seed++ {
+		if d.round(seed); t.Failed() {
+			return
+		}
+		if d.coverage.everyTurn() {
+			more--
+		}
 	}
 	elapsed := time.Since(start)
 	t.Logf("%d pairs in %d policies agree; %s, %.0f pairs/s; %s for commits, %s for the judge, %s for the evaluator",

@@ -4,6 +4,7 @@ package diff
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/filter"
 	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/loader"
 	"github.com/wfpebpf/wfpebpf/policy"
 	"github.com/wfpebpf/wfpebpf/tests/random"
 	"github.com/wfpebpf/wfpebpf/tests/testbed"
@@ -64,6 +66,9 @@ func TestDiffLarge(t *testing.T) {
 		d.agreed, told, d.rounds, time.Since(start).Round(time.Millisecond),
 		d.committed.Round(time.Millisecond), d.judged.Round(time.Millisecond), d.evaluated.Round(time.Millisecond))
 	t.Log("\n" + c.table())
+	if c.halved*4 > told {
+		t.Errorf("%d of %d policies are past the limits", c.halved, told)
+	}
 	for _, m := range c.missing(asked >= coveredPairs) {
 		t.Error("not covered: " + m)
 	}
@@ -121,13 +126,20 @@ func (d *differ) story(seed uint64, c *largeCoverage) {
 		begun := time.Now()
 		return func() { d.committed += time.Since(begun); d.rounds++ }
 	}
-	commit := func(q *policy.Policy) {
-		d.t.Helper()
+	try := func(q *policy.Policy) error {
 		defer start()()
-		if err := d.engine.Commit(context.Background(), q); err != nil {
+		return d.engine.Commit(context.Background(), q)
+	}
+	done := func(err error) {
+		d.t.Helper()
+		if err != nil {
 			d.t.Fatalf("%s=%d, %s: commit: %v\n  again: %s=%d %s=1 go test -count=1 -v -run '^TestDiffLarge$' ./tests/diff",
 				seedEnv, seed, at.what, err, seedEnv, seed, pairsEnv)
 		}
+	}
+	commit := func(q *policy.Policy) {
+		d.t.Helper()
+		done(try(q))
 	}
 	traffic := func(l *layermap.Layer, n int) []filter.Values {
 		values := make([]filter.Values, n)
@@ -155,7 +167,15 @@ func (d *differ) story(seed uint64, c *largeCoverage) {
 	}
 	first := g.Large(p.shape, p.subLayers, small(p.filters))
 	step("%d filters, %s, in %d sublayers at %s", p.filters, p.shape, p.subLayers, p.layer.Name)
-	commit(first)
+	err := try(first)
+	if errors.Is(err, loader.ErrLimit) { // a documented one: such a policy is refused
+		c.halved++
+		p.filters /= 2
+		first = g.Large(p.shape, p.subLayers, small(p.filters))
+		step("past a limit, so %d", p.filters)
+		err = try(first)
+	}
+	done(err)
 	asked := traffic(p.layer, 1000)
 	if !judge(first, p.shape, p.layer, asked) || neighbour.ID != p.layer.ID && !judge(first, p.shape, neighbour, traffic(neighbour, 100)) {
 		return
@@ -208,6 +228,7 @@ type largeCoverage struct {
 	forms   *coverage
 	edited  int // commits of few changes
 	amended int // those of them that amended the tables
+	halved  int // policies that were past the limits
 }
 
 type shapeCoverage struct {

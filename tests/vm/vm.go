@@ -76,7 +76,7 @@ func RunWith(t testing.TB, k Kernel, files map[string]string, program string, ar
 	// One thread for both CPUs: with two, one CPU can still run what the other
 	// has just patched in the kernel's text, which ends in an oops now and then.
 	cmd := exec.CommandContext(ctx, qemu,
-		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1024",
+		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "3072",
 		"-nodefaults", "-no-reboot", "-display", "none",
 		"-serial", "file:"+console, "-serial", "file:"+output,
 		"-kernel", kernel, "-initrd", initrd,
