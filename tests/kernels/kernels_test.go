@@ -21,23 +21,21 @@ const module = "github.com/wfpebpf/wfpebpf"
 // with its means of attachment, and not each condition, since emulation is slow.
 var liveTests = []string{
 	"TestConnect", "TestAccept", "TestAssignment", "TestAssignmentListen",
-	"TestAssignmentRaw", "TestAssignmentPromiscuous", "TestAssignmentImplicitPort", "TestAssignmentNoPort",
-	"TestListen", "TestListenOnce", "TestListenOrder", "TestListenOfOthers",
+	"TestAssignmentRaw", "TestAssignmentImplicitPort", "TestListen",
 	"TestIPPacket", "TestIPPacketFragment", "TestFrameEthernet", "TestFrameNative", "TestFrameNativeOut",
-	"TestFrameNativeStacked", "TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
+	"TestVSwitchOtherLinks", "TestVSwitchTransportTagged", "TestVSwitchPorts",
 	"TestFlowBothWays", "TestFlowOpenBefore", "TestFlowBlockedStaysBlocked",
 	"TestEstablished", "TestEstablishedOnce", "TestEnding", "TestEndingAccepted",
-	"TestDiscard", "TestDrops",
+	"TestDrops",
 	"TestRedirectTCP", "TestRedirectUDP", "TestRedirectBind",
-	"TestReauthorize", "TestReauthorizeBlock",
+	"TestReauthorizeBlock",
 }
 
 // netfilterTests run where the kernel has BPF links at netfilter's hooks (6.4).
 var netfilterTests = []string{
 	"TestTransport", "TestTransportICMP", "TestTransportFragment", "TestForward", "TestForwardFragment",
-	"TestPacketFlowTCP", "TestPacketFlowUDP", "TestPacketFlowLoopback", "TestEveryLayer", "TestDataOffset",
 	"TestICMPErrorAlone", "TestICMPErrorOrder", "TestICMPErrorCutOff", "TestStreamPacketEvent", "TestStreamPacketOpenConnection", "TestStreamPacketOrder",
-	"TestDiscardAtNetfilter", "TestClosedPorts", "TestDropsOfOwnBlocks",
+	"TestDropsOfOwnBlocks",
 }
 
 var kernels = []vm.Kernel{vm.Kernel61, vm.Kernel612}
@@ -78,7 +76,7 @@ func TestLive(t *testing.T) {
 				tests = slices.Concat(liveTests, netfilterTests)
 			}
 			r := vm.Run(t, k, vm.BuildTest(t, module+"/tests/live"),
-				"-test.v", "-test.timeout=9m", "-test.run=^("+strings.Join(tests, "|")+")$")
+				"-test.v", "-test.timeout=12m", "-test.run=^("+strings.Join(tests, "|")+")$")
 			requirePassed(t, r, tests...)
 		})
 	}

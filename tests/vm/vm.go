@@ -32,7 +32,7 @@ type Result struct {
 }
 
 // limit is how long a machine may run, starting included.
-const limit = 10 * time.Minute
+const limit = 13 * time.Minute
 
 // Run boots a kernel, runs a static program as its only process besides init,
 // and waits for the machine to stop. The program is root, and finds /proc,
