@@ -9,13 +9,14 @@ import (
 
 	"github.com/wfpebpf/wfpebpf/bpf"
 	"github.com/wfpebpf/wfpebpf/layermap"
+	"github.com/wfpebpf/wfpebpf/tests/testbed"
 )
 
 // Every drop reason of this kernel has its row: a discard of WFP's, or why it is none.
 func TestDropReasonsOfKernel(t *testing.T) {
 	reasons, err := DropReasons()
 	if err != nil {
-		t.Skip(err) // a kernel without BTF
+		testbed.Missing(t, "needs the kernel's BTF: %v", err)
 	}
 	if len(reasons) < 60 { // 6.1 has 67
 		t.Errorf("the kernel has %d drop reasons", len(reasons))

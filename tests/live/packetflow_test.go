@@ -68,8 +68,7 @@ var (
 )
 
 // sequence is what is classified at one host, in the order of time: names of layers, each
-// followed by a blank; parentheses, + and * are those of regular expressions. With -again
-// it is a flow that is open that the layer judges.
+// followed by a blank; parentheses, + and * are those of regular expressions.
 type sequence struct {
 	documented string
 	here       string // where it differs; V6 has its own where the families do
@@ -104,11 +103,10 @@ func judgedOnly(s string, f family, protocol uint64) string {
 		protocol = unix.IPPROTO_ICMPV6
 	}
 	s = flowToken.ReplaceAllStringFunc(s, func(token string) string {
-		short, again := strings.CutSuffix(strings.TrimSpace(token), "-again")
-		if l := flowLayer(short, f); !judged(l, protocol) || again && !reauthorises(l) {
+		if !judged(flowLayer(strings.TrimSpace(token), f), protocol) {
 			return ""
 		}
-		return short + " "
+		return token
 	})
 	return flowGroup.ReplaceAllString(s, "")
 }
@@ -117,11 +115,6 @@ func judgedOnly(s string, f family, protocol uint64) string {
 func judged(l *layermap.Layer, protocol uint64) bool {
 	only := l.Source("IP_PROTOCOL").Only
 	return l.Hook().Live && (len(only) == 0 || slices.Contains(only, protocol))
-}
-
-// reauthorises reports whether a layer judges flows that are open.
-func reauthorises(l *layermap.Layer) bool {
-	return l.Source("REAUTHORIZE_REASON").Kind == layermap.Filled
 }
 
 // flowLayer is the layer of a family that a short name stands for.
@@ -356,8 +349,6 @@ type flowRow struct {
 	// begin is not recorded; what it returns is
 	begin      func(r *flowRun) (event func())
 	host, peer sequence
-	// needs says what must run for the event to happen at all; nil: nothing
-	needs func(f family) bool
 }
 
 func (row flowRow) run(t *testing.T, b *flowBed, f family, port int) {
@@ -367,9 +358,6 @@ func (row flowRow) run(t *testing.T, b *flowBed, f family, port int) {
 				t.Errorf("the table of hooks does not say of %s that %q", d.layer, d.says)
 			}
 		}
-	}
-	if row.needs != nil && !row.needs(f) {
-		t.Skip("the table of layers says that this does not run yet")
 	}
 	r := &flowRun{flowBed: b, t: t, f: f, port: port}
 	event := row.begin(r)
@@ -726,8 +714,6 @@ func (r *flowRun) blockPort() string {
 	return rule("BLOCK", "Block it now", "ALE_AUTH_RECV_ACCEPT_"+r.f.layer, 8, fmt.Sprintf("{IP_LOCAL_PORT: %d}", r.port))
 }
 
-func acceptIsJudgedAgain(f family) bool { return reauthorises(flowLayer("AR", f)) }
-
 // reauthorisedFlows are those of packetflows.md 1, 2 and 7 of flows that are open when the
 // policy changes. What is blocked is sent again.
 var reauthorisedFlows = []flowRow{
@@ -740,8 +726,8 @@ var reauthorisedFlows = []flowRow{
 			r.changed(r.permitElse())
 			return func() { r.send(s, hello) }
 		},
-		host: as(in+"AR-again SP ST "+segmentOut).
-			but(segmentIn+"AR-again ST "+segmentOut, packetBeforeAccept),
+		host: as(in+"AR SP ST "+segmentOut).
+			but(segmentIn+"AR ST "+segmentOut, packetBeforeAccept),
 		peer: as("ST " + segmentOut + segmentIn),
 	},
 	{
@@ -754,11 +740,11 @@ var reauthorisedFlows = []flowRow{
 			r.changed(r.permitElse())
 			return func() { r.send(s, hello) }
 		},
-		host: as(in + "AR-again DG "),
+		host: as(in + "AR DG "),
 		peer: as("DG " + out),
 	},
 	{
-		name: "datagram after a change that blocks", protocol: protocolUDP, needs: acceptIsJudgedAgain,
+		name: "datagram after a change that blocks", protocol: protocolUDP,
 		begin: func(r *flowRun) func() {
 			r.changed("")
 			r.server()
@@ -767,7 +753,7 @@ var reauthorisedFlows = []flowRow{
 			r.changed(r.blockPort())
 			return func() { r.send(s, hello) }
 		},
-		host: as(in + "AR-again AR-DISCARD "),
+		host: as(in + "AR AR-DISCARD "),
 		peer: as("DG " + out),
 	},
 }
@@ -775,7 +761,7 @@ var reauthorisedFlows = []flowRow{
 // reauthorisedAway are those whose peer sends again for long.
 var reauthorisedAway = []flowRow{
 	{
-		name: "data after a change that blocks", protocol: protocolTCP, needs: acceptIsJudgedAgain,
+		name: "data after a change that blocks", protocol: protocolTCP,
 		begin: func(r *flowRun) func() {
 			r.changed("")
 			r.listen(r.f.tcp)
@@ -784,8 +770,8 @@ var reauthorisedAway = []flowRow{
 			return func() { r.send(s, hello) }
 		},
 		// TCP sends again what was dropped; that the flow is blocked is decided
-		host: as(in+"AR-again AR-DISCARD ("+in+")*").
-			but(segmentIn+"AR-again AR-DISCARD ("+segmentIn+")*", packetBeforeAccept),
+		host: as(in+"AR AR-DISCARD ("+in+")*").
+			but(segmentIn+"AR AR-DISCARD ("+segmentIn+")*", packetBeforeAccept),
 		peer: as("ST (" + segmentOut + ")+"),
 	},
 }
@@ -803,7 +789,6 @@ func TestPacketFlowReauthorisedAway(t *testing.T) {
 var redirectFlows = []flowRow{
 	{
 		name: "redirected connect", protocol: protocolTCP,
-		needs: func(f family) bool { return flowLayer("CR", f).Hook().Live },
 		begin: func(r *flowRun) func() {
 			proxy := at(r.f.loopback, r.port)
 			r.listenAt(r.f.tcp, r.f.loopback)
