@@ -188,15 +188,33 @@ __noinline int wfp_icmp_error(struct bpf_nf_ctx *ctx, __u32 transport, __u64 sta
 	return NF_DROP;
 }
 
-/* Classifies a TCP packet. Returns a verdict. */
-__noinline __u64 wfp_stream_verdict(struct wfp_tuple *t)
+/* Puts what a packet is to STREAM_PACKET and to DATAGRAM_DATA alike. Returns
+ * WFP_VERDICT_ONCE where its interface is asked for and not known: each packet counts
+ * that anew. */
+static __always_inline __u64 put_exchange(struct wfp_values *v, const struct wfp_layer *l,
+					  const struct wfp_tuple *t)
 {
 	const __u32 interface = 1U << WFP_SLOT_LOCAL_INTERFACE | 1U << WFP_SLOT_INTERFACE_INDEX |
 				1U << WFP_SLOT_INTERFACE_TYPE;
-	struct wfp_values v = {};
 	struct wfp_link *link;
+
+	put_address(v, WFP_SLOT_LOCAL_ADDRESS, t->local);
+	put_address(v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
+	put(v, WFP_SLOT_DIRECTION,
+	    is_transport_out(t->layer) ? WFP_DIRECTION_OUTBOUND : WFP_DIRECTION_INBOUND);
+	if (!(l->used & interface))
+		return 0;
+	link = find_link(t->generation, t->ifindex);
+	put_interface(v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
+	return link ? 0 : WFP_VERDICT_ONCE;
+}
+
+/* Classifies a TCP packet. Returns a verdict. */
+__noinline __u64 wfp_stream_verdict(struct wfp_tuple *t)
+{
+	struct wfp_values v = {};
 	struct wfp_layer *l;
-	__u64 once = 0;
+	__u64 once;
 
 	if (!t)
 		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
@@ -205,19 +223,10 @@ __noinline __u64 wfp_stream_verdict(struct wfp_tuple *t)
 	l = find_layer(v.generation, v.layer);
 	if (!l)
 		return 0;
-	put_address(&v, WFP_SLOT_LOCAL_ADDRESS, t->local);
-	put_address(&v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
+	once = put_exchange(&v, l, t);
 	put(&v, WFP_SLOT_LOCAL_PORT, t->local_port);
 	put(&v, WFP_SLOT_REMOTE_PORT, t->remote_port);
 	put(&v, WFP_SLOT_FLAGS, t->ifindex == WFP_LOOPBACK_IFINDEX ? WFP_FLAG_IS_LOOPBACK : 0);
-	put(&v, WFP_SLOT_DIRECTION,
-	    is_transport_out(t->layer) ? WFP_DIRECTION_OUTBOUND : WFP_DIRECTION_INBOUND);
-	if (l->used & interface) {
-		link = find_link(t->generation, t->ifindex);
-		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
-		if (!link)
-			once = WFP_VERDICT_ONCE; /* each packet counts that anew */
-	}
 	return wfp_arbitrate(&v) | once;
 }
 

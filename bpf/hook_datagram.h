@@ -36,12 +36,9 @@ __noinline int wfp_put_local_type(struct wfp_tuple *t)
  * above a transport layer. Returns a verdict. */
 __noinline __u64 wfp_datagram_verdict(struct wfp_tuple *t)
 {
-	const __u32 interface = 1U << WFP_SLOT_LOCAL_INTERFACE | 1U << WFP_SLOT_INTERFACE_INDEX |
-				1U << WFP_SLOT_INTERFACE_TYPE;
 	struct wfp_values v = {};
-	struct wfp_link *link;
 	struct wfp_layer *l;
-	__u64 once = 0;
+	__u64 once;
 
 	if (!t)
 		return WFP_VERDICT_BLOCK | WFP_VERDICT_ERROR;
@@ -50,8 +47,7 @@ __noinline __u64 wfp_datagram_verdict(struct wfp_tuple *t)
 	l = find_layer(v.generation, v.layer);
 	if (!l)
 		return 0;
-	put_address(&v, WFP_SLOT_LOCAL_ADDRESS, t->local);
-	put_address(&v, WFP_SLOT_REMOTE_ADDRESS, t->remote);
+	once = put_exchange(&v, l, t);
 	put(&v, WFP_SLOT_PROTOCOL, t->protocol);
 	if (t->known & WFP_KNOWN_LOCAL_PORT) {
 		put(&v, WFP_SLOT_LOCAL_PORT, t->local_port);
@@ -59,14 +55,6 @@ __noinline __u64 wfp_datagram_verdict(struct wfp_tuple *t)
 	}
 	put(&v, WFP_SLOT_FLAGS, t->flags);
 	put(&v, WFP_SLOT_LOCAL_ADDRESS_TYPE, t->local_type);
-	put(&v, WFP_SLOT_DIRECTION,
-	    is_transport_out(t->layer) ? WFP_DIRECTION_OUTBOUND : WFP_DIRECTION_INBOUND);
-	if (l->used & interface) {
-		link = find_link(t->generation, t->ifindex);
-		put_interface(&v, WFP_SLOT_LOCAL_INTERFACE, t->ifindex, link);
-		if (!link)
-			once = WFP_VERDICT_ONCE; /* each packet counts that anew */
-	}
 	return wfp_arbitrate(&v) | once;
 }
 
