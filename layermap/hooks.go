@@ -254,15 +254,15 @@ var hooks = map[string]Hook{
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT": {
-		Name: "cgroup connect, sendmsg; reauthorisation at cgroup egress and ingress; raw and ICMP at netfilter LOCAL_OUT (6.4)", Program: "cgroup_sock_addr, cgroup_skb, netfilter", Fidelity: Exact,
-		Differs: "a UDP socket that is connected is judged when it connects, not when it first sends; a call has no packet yet, so that its event has no data offset; " +
+		Name: "cgroup connect, sendmsg; reauthorisation at cgroup egress and ingress", Program: "cgroup_sock_addr, cgroup_skb", Fidelity: Close,
+		Differs: "only TCP and UDP are judged; a UDP socket that is connected is judged when it connects, not when it first sends; a call has no packet yet, so that its event has no data offset; " +
 			reauthorisation,
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_CONNECT_DISCARD": aleDiscardHook("connects"),
 	"ALE_AUTH_RECV_ACCEPT": {
-		Name: "cgroup ingress, on the first packet; neither TCP nor UDP at netfilter LOCAL_IN (6.4)", Program: "cgroup_skb, netfilter", Fidelity: Exact,
-		Differs:   "the identity is the listening socket's; " + reauthorisation,
+		Name: "cgroup ingress, on the first packet", Program: "cgroup_skb", Fidelity: Close,
+		Differs:   "only TCP and UDP are judged; the identity is the listening socket's; " + reauthorisation,
 		MinKernel: baseKernel, Live: true,
 	},
 	"ALE_AUTH_RECV_ACCEPT_DISCARD": aleDiscardHook("arrivals"),
