@@ -186,7 +186,7 @@ func PassingCallouts(s *filter.Store, l *layermap.Layer) (filter.Callouts, []str
 	stand := filter.Callouts{}
 	var names []string
 	for _, f := range s.Layer(l.ID) {
-		if !f.Action.IsCallout() || f.SilentDrops() || stand[f.Callout] != nil {
+		if !f.Action.IsCallout() || stand[f.Callout] != nil {
 			continue
 		}
 		if c := filter.Provided[f.Callout]; c != nil {

@@ -30,6 +30,10 @@ type CalloutFunc func(f *Filter, values Values, right bool) ClassifyOut
 // Callouts are the registered callouts by their keys.
 type Callouts map[GUID]CalloutFunc
 
+// Provided are the callouts that the BPF programs stand in for: they are registered
+// wherever a policy is enforced.
+var Provided = Callouts{}
+
 // SubLayerResult is what one sublayer came to.
 type SubLayerResult struct {
 	SubLayer *SubLayer
@@ -243,8 +247,6 @@ func (f *Filter) unregistered() (d decision, evaluated bool) {
 	switch {
 	case f.Action == ActionCalloutInspection:
 		return decision{}, false
-	case f.SilentDrops(): // which is always there
-		return f.static(ActionBlock), true
 	case f.Flags&FlagPermitIfCalloutUnregistered != 0:
 		return f.static(ActionPermit), true
 	}

@@ -3,7 +3,7 @@
 // This file lists the objects that WFP creates itself: sublayers with their
 // weights, providers and callouts. A filter that names a built-in callout can
 // be stored and explained; whether anything implements the callout is another
-// matter (see Callouts).
+// matter (see Provided).
 
 package filter
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// This file is the callout that is built in here and not in Windows: redirect, at
+// This file is the callout that is provided here and not in Windows: redirect, at
 // ALE_CONNECT_REDIRECT and ALE_BIND_REDIRECT. It permits what it is asked about and
 // leads it to the address and port that the filter's provider context names.
 
@@ -21,9 +21,6 @@ var redirectLayers = []layermap.LayerID{
 
 // redirectCallouts are the callouts by their layers: a callout belongs to one.
 var redirectCallouts = map[layermap.LayerID]Callout{}
-
-// Provided are the callouts that the BPF programs provide.
-var Provided = Callouts{}
 
 func init() {
 	for _, id := range redirectLayers {

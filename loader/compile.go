@@ -271,7 +271,10 @@ func newCompiled(f *filter.Filter) (c compiled, decides bool) {
 	case filter.ActionCalloutInspection:
 		return c, false // not registered: ignored
 	default:
-		if f.Redirects() || f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 && !f.SilentDrops() {
+		if classify := filter.Provided[f.Callout]; classify != nil {
+			out := classify(f, nil, true) // each of these does the same with all that it is asked about
+			c.block, c.hard = out.Action == filter.ActionBlock, out.ClearRight
+		} else if f.Flags&filter.FlagPermitIfCalloutUnregistered != 0 {
 			c.hard = f.Flags&filter.FlagClearActionRight != 0
 		} else {
 			c.block, c.hard = true, true

@@ -110,7 +110,7 @@ func (e *Engine) Callouts() ([]CalloutRow, error) {
 	}
 	rows := []CalloutRow{}
 	for _, c := range rec.Callouts {
-		rows = append(rows, CalloutRow{Key: c.Key.String(), Name: c.Name, Layer: layerName(c.Layer), Registered: filter.IsSilentDrop(c.Key) || filter.Provided[c.Key] != nil})
+		rows = append(rows, CalloutRow{Key: c.Key.String(), Name: c.Name, Layer: layerName(c.Layer), Registered: filter.Provided[c.Key] != nil})
 	}
 	return rows, nil
 }

@@ -135,13 +135,13 @@ func (b *binder) outright(d *draft) *reason {
 		return because(classBootTime, "boot-time")
 	case f.Flags&filter.FlagDisabled != 0:
 		return because(classDisabled, "disabled")
-	case d.windows && f.Action.IsCallout() && !b.registered[f.Callout] && !f.SilentDrops():
+	case d.windows && f.Action.IsCallout() && !b.registered[f.Callout] && filter.Provided[f.Callout] == nil:
 		return because(classCallout, "callout %s is not provided here", b.calloutName(d))
 	case f.Layer == unknownLayer:
 		return d.refuse
 	}
 	if _, redirects := filter.RedirectCallout(f.Layer); redirects && f.Action.IsCallout() && !f.Redirects() {
-		return because(classCallout, "callout %s is not provided here: at the redirect layers the built-in redirect is", b.calloutName(d))
+		return because(classCallout, "callout %s is not provided here; at %s only the built-in redirect is", b.calloutName(d), layermap.ByID(f.Layer).Name)
 	}
 	layer := layermap.ByID(f.Layer)
 	if h := layer.Hook(); !h.Live && !h.Reserved {

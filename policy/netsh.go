@@ -273,12 +273,6 @@ func calloutGUID(name string) (filter.GUID, bool) {
 	return c.Key, ok
 }
 
-// silentDrop finds the built-in callouts that are provided here.
-func silentDrop(name string) (filter.GUID, bool) {
-	c, ok := filter.BuiltinCallout(name)
-	return c.Key, ok && filter.IsSilentDrop(c.Key)
-}
-
 func noBuiltin(string) (filter.GUID, bool) { return filter.GUID{}, false }
 
 // identity is what all objects but filters have in common.

@@ -315,7 +315,7 @@ func (r *yamlReader) filter(n *node) error {
 		},
 		"callout": func(n *node) (err error) {
 			calloutNode = n
-			f.Callout, err = reference(n, "callout", r.callouts, silentDrop, filter.ErrCalloutNotFound)
+			f.Callout, err = reference(n, "callout", r.callouts, providedCallout, filter.ErrCalloutNotFound)
 			return err
 		},
 		"flags": func(n *node) error {
@@ -520,4 +520,10 @@ func (r *yamlReader) condition(field layermap.Field, n *node, both bool) (conds 
 		conds = append(conds, c)
 	}
 	return conds, other, nil
+}
+
+// providedCallout finds the built-in callouts of Windows that are provided here.
+func providedCallout(name string) (filter.GUID, bool) {
+	c, ok := filter.BuiltinCallout(name)
+	return c.Key, ok && filter.Provided[c.Key] != nil
 }

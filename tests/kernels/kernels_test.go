@@ -61,7 +61,8 @@ func TestKernels(t *testing.T) {
 			command := vm.Build(t, module+"/cmd/wfpebpf")
 			guest := vm.BuildTest(t, module+"/tests/kernels/guest", "guest")
 			r := vm.RunWith(t, k, map[string]string{"wfpebpf": command, "first": guest}, guest, "-test.v", "-test.timeout=8m")
-			requirePassed(t, r, "TestPrograms", "TestDefaults", "TestActivation")
+			requirePassed(t, r, "TestPrograms", "TestLayers", "TestDefaults", "TestActivation")
+			compareLayers(t, k.Version, ParseLayerLines(r.Output))
 			compare(t, k.Version, ParseLines(r.Output))
 		})
 	}

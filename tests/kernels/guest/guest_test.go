@@ -50,6 +50,11 @@ func TestPrograms(t *testing.T) {
 	fmt.Print(kernels.Lines(counts))
 }
 
+// TestLayers says what the kernel can carry; package kernels compares it.
+func TestLayers(t *testing.T) {
+	fmt.Print(kernels.LayerLines())
+}
+
 const policy = `
 wfpebpf: 1
 filters:
