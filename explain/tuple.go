@@ -273,7 +273,10 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 	if t.Reauthorized {
 		k["REAUTHORIZE_REASON"] = filter.U32(reasonPolicyChange)
 	}
-	k["DIRECTION"] = filter.U32(map[bool]uint32{true: directionOutbound, false: directionInbound}[t.Outbound])
+	k["DIRECTION"] = filter.U32(directionInbound)
+	if t.Outbound {
+		k["DIRECTION"] = filter.U32(directionOutbound)
+	}
 	if s.forward {
 		t.forwarded(k, p)
 		return k
@@ -286,11 +289,8 @@ func (t *Tuple) known(p *policy.Policy, l *layermap.Layer) map[string]filter.Val
 		t.frame(k)
 		return k
 	}
-	if s.flow {
-		k["DIRECTION"] = filter.U32(map[bool]uint32{false: directionInbound, true: directionOutbound}[t.Outbound])
-		if !t.Outbound {
-			k["IP_DESTINATION_ADDRESS_TYPE"] = k["IP_LOCAL_ADDRESS_TYPE"]
-		}
+	if s.flow && !t.Outbound {
+		k["IP_DESTINATION_ADDRESS_TYPE"] = k["IP_LOCAL_ADDRESS_TYPE"]
 	}
 	k["ALE_APP_ID"], k["ALE_USER_ID"], k["ALE_PACKAGE_ID"] = t.App, t.User, t.pkg(p)
 	if s.layer == "ALE_CONNECT_REDIRECT" {
@@ -430,10 +430,10 @@ func (t *Tuple) flags(s *step, p *policy.Policy) uint32 {
 	if t.Reauthorized && s.authorises {
 		flags |= flagReauthorize
 	}
-	if flags&flagLoopback == 0 || !s.ale || s.flow {
-		return flags | t.redirectFlag(s)
-	}
 	flags |= t.redirectFlag(s)
+	if flags&flagLoopback == 0 || !s.ale || s.flow {
+		return flags
+	}
 	if t.pkg(p).SID != filter.SIDNull {
 		return flags | flagAppContainerLoopback
 	}

@@ -35,7 +35,8 @@ const (
 	onForward
 	onLocalOut
 	onAnswer  // LOCAL_OUT, before what judges there
-	onTracing // a tracepoint, which sees every namespace and cgroup
+	onTracing // a tracepoint of sockets, which sees every namespace and cgroup
+	onDrop    // a tracepoint of packets, which have no cgroup
 	onLSM     // likewise; where the kernel calls no program of ours the layer does without
 )
 
@@ -135,7 +136,7 @@ var hooks = []hook{
 		layermap.InboundTransportV6, layermap.InboundICMPErrorV6, layermap.StreamPacketV6, layermap.DatagramDataV6}},
 	{"forward4", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV4}},
 	{"forward6", "wfp_forward", onForward, ebpf.AttachNetfilter, []layermap.LayerID{layermap.IPForwardV6}},
-	{"send_reset", resetProgram, onTracing, ebpf.AttachTraceRawTp, []layermap.LayerID{
+	{"send_reset", resetProgram, onDrop, ebpf.AttachTraceRawTp, []layermap.LayerID{
 		layermap.InboundTransportV4Discard, layermap.InboundTransportV6Discard}},
 	{"answer4", "wfp_answer", onAnswer, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.InboundTransportV4Discard, layermap.InboundIPPacketV4Discard}},
@@ -145,7 +146,7 @@ var hooks = []hook{
 		layermap.OutboundTransportV4, layermap.OutboundICMPErrorV4, layermap.StreamPacketV4, layermap.DatagramDataV4}},
 	{"local_out6", "wfp_local_out", onLocalOut, ebpf.AttachNetfilter, []layermap.LayerID{
 		layermap.OutboundTransportV6, layermap.OutboundICMPErrorV6, layermap.StreamPacketV6, layermap.DatagramDataV6}},
-	{"kfree_skb", "wfp_kfree_skb", onTracing, ebpf.AttachTraceRawTp, drops},
+	{"kfree_skb", "wfp_kfree_skb", onDrop, ebpf.AttachTraceRawTp, drops},
 }
 
 // carries reports whether the layer is judged at the hook: a discard layer is where its
@@ -224,7 +225,7 @@ func (e *Engine) attachAt(s spot) error {
 			l, err = attachXDP(s.dev, prog)
 		case onLocalIn, onForward, onLocalOut, onAnswer:
 			l, err = attachNetfilter(s.hook, prog)
-		case onTracing:
+		case onTracing, onDrop:
 			l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: s.hook.attach})
 		case onLSM:
 			l, err = link.AttachLSM(link.LSMOptions{Program: prog})
@@ -434,7 +435,7 @@ func (e *Engine) holds(s spot) bool {
 		// a namespace lives as long as it has such a link
 		x := info.Netfilter()
 		return x != nil && x.ProtocolFamily == s.hook.protocolFamily() && x.Hook == netfilterPoints[s.hook.kind]
-	case onTracing, onLSM:
+	case onTracing, onDrop, onLSM:
 		return info.Type == link.TracingType || info.Type == link.RawTracepointType
 	}
 	x := info.TCX()

@@ -85,11 +85,11 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 			continue
 		}
 		if h.kind == onAnswer && !haveNetfilterLinks() {
-			means = "own blocks alone: no netfilter links here (6.4), and so no datagrams to closed ports"
+			means = also(means, "no netfilter links here (6.4), and so no datagrams to closed ports")
 			continue
 		}
 		if err := refusedLSM(); err != nil && h.kind == onLSM {
-			means = fmt.Sprintf("by sock_ops: no LSM program here (%v); listen() succeeds, and a blocked listener gets no connections", err)
+			means = also(means, fmt.Sprintf("by sock_ops: no LSM program here (%v); listen() succeeds, and a blocked listener gets no connections", err))
 			continue
 		}
 		if h.program == resetProgram && !haveResets() {
@@ -99,10 +99,18 @@ func layerStatus(id layermap.LayerID, refused map[string]error) (bool, string) {
 			return false, fmt.Sprintf("this kernel refuses %s: %v", h.name, err)
 		}
 		if h.kind.onTC() && !haveTCX() {
-			means = strings.TrimPrefix(means+"; by clsact: no tcx here (6.6)", "; ")
+			means = also(means, "by clsact: no tcx here (6.6)")
 		}
 	}
 	return true, means
+}
+
+// also adds a means to those that a layer is carried by, once.
+func also(means, more string) string {
+	if strings.Contains(means, more) {
+		return means
+	}
+	return strings.TrimPrefix(means+"; "+more, "; ")
 }
 
 // probePrograms loads all programs at once, and one by one where that fails,

@@ -53,14 +53,14 @@ func (g *group) rare(src layermap.Source) (why *reason, refused bool) {
 	case g.field.Type == layermap.FlagsField:
 		return because(classFlags, "no traffic here has these %s; they come from %s", g.field.Key, src.From), false
 	case g.field.Key != "IP_PROTOCOL":
-		return because(classConstant, "no traffic here has this %s; it comes from %s", g.field.Key, src.From), false
+		return because(classValue, "no traffic here has this %s; it comes from %s", g.field.Key, src.From), false
 	}
 	for n := range uint64(256) {
 		if g.anyOf([]uint64{n}) {
 			return because(classProtocol, "%s is that of %s", g.field.Key, src.From), true
 		}
 	}
-	return because(classConstant, "no traffic has this %s", g.field.Key), false
+	return because(classValue, "no traffic has this %s", g.field.Key), false
 }
 
 // fieldRules translate a group's values in place. They return nil where some

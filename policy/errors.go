@@ -84,6 +84,7 @@ const (
 	classLink     class = "link not mapped"
 	classProfile  class = "profile that no link has"
 	classConstant class = "field that has one value here"
+	classValue    class = "value that no traffic here has"
 	classReserved class = "layer that is never classified"
 	classFlags    class = "flag that is never set here"
 )

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"os/user"
@@ -145,7 +144,7 @@ func (q *question) run(cmd *cobra.Command, args []string) error {
 		return usagef("--reauthorize goes with --in or --out")
 	case q.forward == "" && q.outIface != "":
 		return usagef("--out-iface goes with --forward")
-	case q.port != "" && (q.iface == "" || q.forward != ""):
+	case q.port != "" && (q.iface == "" || q.in == "" && q.out == ""):
 		return usagef("--port goes with --iface, which names a bridge, and with --in or --out")
 	case q.forward != "" && (q.program != "" || q.user != "" || q.unit != ""):
 		return usagef("--program, --user and --unit are of a socket of this host, and a forwarded packet has none")
@@ -308,7 +307,7 @@ func (q *question) tuple(p *policy.Policy, m *policy.Map) (*explain.Tuple, error
 	switch a, b := t.Local.Addr().Unmap(), t.Remote.Addr().Unmap(); {
 	case t.Listening && !a.IsValid():
 		return nil, errors.New("--to is needed: the address that the socket is bound to")
-	case t.Listening && !slices.Contains(slices.Collect(maps.Values(failsafeProtocols)), t.Protocol):
+	case t.Listening && !slices.Contains(connect.Source("IP_PROTOCOL").Only, uint64(t.Protocol)):
 		return nil, errors.New("--listen is for tcp and udp; what is judged of other sockets, --layer ALE_RESOURCE_ASSIGNMENT_V4 and _V6 answer")
 	case !a.IsValid() && !b.IsValid():
 		return nil, errors.New("--from and --to are needed")

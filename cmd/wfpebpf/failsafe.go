@@ -112,6 +112,11 @@ func (s failsafe) filters(policy *filter.Store) []*filter.Filter {
 	}
 	add(layermap.ALEResourceAssignmentV4, service...)
 	add(layermap.ALEResourceAssignmentV6, service...)
+	for _, layer := range []layermap.LayerID{layermap.ALEBindRedirectV4, layermap.ALEBindRedirectV6} {
+		if len(policy.Layer(layer)) > 0 { // and nothing leads the bind elsewhere
+			add(layer, service...)
+		}
+	}
 	for _, layer := range []layermap.LayerID{layermap.ALEAuthListenV4, layermap.ALEAuthListenV6} {
 		if s.protocol == protocolTCP && len(policy.Layer(layer)) > 0 {
 			add(layer, service[1:]...)

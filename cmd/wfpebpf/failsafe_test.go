@@ -91,6 +91,26 @@ filters:
 	}
 }
 
+// withFailsafe loads a policy and adds a failsafe, if one is named.
+func withFailsafe(t *testing.T, yaml, safe string) *policy.Policy {
+	t.Helper()
+	p, err := policy.LoadReader("policy", strings.NewReader(yaml), policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if safe == "" {
+		return p
+	}
+	f, err := parseFailsafe(safe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := addFailsafes(p, []failsafe{f}); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // What a policy asks at besides, the transport layers and those above, must let in, too, and over
 // IPv6 let neighbours find each other.
 func TestFailsafeWherePoliciesAsk(t *testing.T) {
@@ -131,24 +151,30 @@ func TestFailsafeWherePoliciesAsk(t *testing.T) {
 		{datagram, "tcp/22", "[2001:db8::1]:22", "[2001:db8::2]:40000", false},
 	} {
 		t.Run(strings.Join([]string{tc.layers, tc.failsafe, tc.local, tc.remote}, " "), func(t *testing.T) {
-			p, err := policy.LoadReader("policy", strings.NewReader(fmt.Sprintf(blockAll, tc.layers)), policy.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if tc.failsafe != "" {
-				f, err := parseFailsafe(tc.failsafe)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := addFailsafes(p, []failsafe{f}); err != nil {
-					t.Fatal(err)
-				}
-			}
+			p := withFailsafe(t, fmt.Sprintf(blockAll, tc.layers), tc.failsafe)
 			f, layer := wouldBlock(p, explain.Tuple{Protocol: 6, Local: addr(tc.local), Remote: addr(tc.remote)}, func(string) bool { return false })
 			if (f != nil) != tc.blocked {
 				t.Errorf("blocked by %v at %v, want a block: %t", f, layer, tc.blocked)
 			}
 		})
+	}
+}
+
+// Where binds may be led elsewhere, the service's own is let through as it is.
+func TestFailsafeBinds(t *testing.T) {
+	p := withFailsafe(t, "wfpebpf: 1\ncallouts: [{key: away, layer: ALE_BIND_REDIRECT_V4, builtin: redirect, to: \"127.0.0.1:2222\"}]\n"+
+		"filters: [{name: Lead away, layer: ALE_BIND_REDIRECT_V4, action: CALLOUT_TERMINATING, callout: away, weight: 15}]\n", "tcp/22")
+	l := layermap.ByID(layermap.ALEBindRedirectV4)
+	for _, tc := range []struct {
+		port uint16
+		led  bool
+	}{{22, false}, {23, true}} {
+		v := make(filter.Values, len(l.Fields))
+		v[l.FieldIndex("IP_PROTOCOL")], v[l.FieldIndex("IP_LOCAL_PORT")] = filter.U8(protocolTCP), filter.U16(tc.port)
+		r := filter.Arbitrate(p.Store, l.ID, v, filter.Provided)
+		if to, by := p.Store.Redirect(&r); (by != nil) != tc.led {
+			t.Errorf("port %d is led to %s by %v", tc.port, to, by)
+		}
 	}
 }
 
@@ -166,20 +192,7 @@ func TestFailsafeListens(t *testing.T) {
 		{"udp/22", "0.0.0.0:22", true},
 	} {
 		t.Run(tc.failsafe+" "+tc.local, func(t *testing.T) {
-			p, err := policy.LoadReader("policy", strings.NewReader(
-				"wfpebpf: 1\nfilters: [{name: Block all, layer: [ALE_AUTH_LISTEN_V4, ALE_AUTH_LISTEN_V6], action: BLOCK, weight: 15, flags: [CLEAR_ACTION_RIGHT]}]\n"), policy.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if tc.failsafe != "" {
-				f, err := parseFailsafe(tc.failsafe)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := addFailsafes(p, []failsafe{f}); err != nil {
-					t.Fatal(err)
-				}
-			}
+			p := withFailsafe(t, "wfpebpf: 1\nfilters: [{name: Block all, layer: [ALE_AUTH_LISTEN_V4, ALE_AUTH_LISTEN_V6], action: BLOCK, weight: 15, flags: [CLEAR_ACTION_RIGHT]}]\n", tc.failsafe)
 			f, layer := wouldBlock(p, explain.Tuple{Listening: true, Protocol: 6, Local: netip.MustParseAddrPort(tc.local)}, func(string) bool { return false })
 			if (f != nil) != tc.blocked {
 				t.Errorf("blocked by %v at %v, want a block: %t", f, layer, tc.blocked)
