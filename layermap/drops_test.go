@@ -60,8 +60,12 @@ func TestDropReasonNames(t *testing.T) {
 		if !ok {
 			t.Errorf("%s is not found", name)
 		}
-		if got := d.At[DropDelivered]; want != "" && got.Reason.String() != want {
-			t.Errorf("%s is %s, want %s", name, got.Reason, want)
+		got := ""
+		if at := d.At[DropDelivered]; at != (Discard{}) {
+			got = at.Reason.String()
+		}
+		if got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
 	if _, ok := DropReason("SKB_DROP_REASON_OF_A_LATER_KERNEL"); ok {

@@ -30,6 +30,11 @@ func TestLivePayForUse(t *testing.T) {
 		{"frames and forwarding", "[INBOUND_MAC_FRAME_NATIVE, IPFORWARD_V4]", []string{
 			"xdp h0 INBOUND_MAC_FRAME_NATIVE", "forward4 NETNS IPFORWARD_V4",
 		}},
+		{"connects", "[ALE_AUTH_CONNECT_V4]", []string{ // an IPv6 socket connects to mapped addresses
+			"sock_create CGROUP ALE_AUTH_CONNECT_V4", "connect4 CGROUP ALE_AUTH_CONNECT_V4", "connect6 CGROUP ALE_AUTH_CONNECT_V4",
+			"sendmsg4 CGROUP ALE_AUTH_CONNECT_V4", "sendmsg6 CGROUP ALE_AUTH_CONNECT_V4",
+			"skb_egress CGROUP ALE_AUTH_CONNECT_V4", "skb_ingress CGROUP ALE_AUTH_CONNECT_V4",
+		}},
 		{"nothing", "", nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -42,7 +47,7 @@ func TestLivePayForUse(t *testing.T) {
 			decode(t, l.must("show", "hooks", "--json"), &hooks)
 			var got []string
 			for _, h := range hooks {
-				target := strings.ReplaceAll(h.Target, l.hostNS.Name, "NETNS")
+				target := strings.NewReplacer(l.hostNS.Name, "NETNS", l.cgroup.Rel, "CGROUP").Replace(h.Target)
 				got = append(got, strings.Join(append([]string{h.Hook, target}, h.Layers...), " "))
 			}
 			if !slices.Equal(got, row.want) {
@@ -51,8 +56,8 @@ func TestLivePayForUse(t *testing.T) {
 			if n, want := l.programsAtLink(), countOf(row.want, " h0 "); n != want {
 				t.Errorf("the kernel runs %d programs at the link, want %d", n, want)
 			}
-			if n := l.programsAtCgroup(); n != 0 {
-				t.Errorf("the kernel runs %d programs at the cgroup, and no layer needs one", n)
+			if n, want := l.programsAtCgroup(), countOf(row.want, " CGROUP "); n != want {
+				t.Errorf("the kernel runs %d programs at the cgroup, want %d", n, want)
 			}
 		})
 	}

@@ -431,13 +431,18 @@ func TestAssignmentNotReleased(t *testing.T) {
 				b.reserve(row.reserved)
 				b.events()
 				row.try()
-				time.Sleep(soon)
 				n := 0
-				for _, e := range b.events() {
-					if e.Layer == "ALE_RESOURCE_RELEASE_"+f.layer {
-						n++
+				count := func() bool {
+					for _, e := range b.events() {
+						if e.Layer == "ALE_RESOURCE_RELEASE_"+f.layer {
+							n++
+						}
 					}
+					return n >= row.released
 				}
+				b.await(count)
+				time.Sleep(soon) // and no more come
+				count()
 				if n != row.released {
 					t.Errorf("released %d times, want %d", n, row.released)
 				}

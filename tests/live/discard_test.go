@@ -120,9 +120,9 @@ func (row refusal) run(t *testing.T, e *failing, f family) {
 	e.apply("filters:\n" + block + rule("PERMIT", "Let it pass", discard, 8))
 	e.events()
 	row.outcome.want(t, row.try(e, f))
-	e.waitEvents(t, layer)
+	list = e.waitEvents(t, layer)
 	e.wantHits(discard, "Let it pass")
-	if list := e.events(); slices.ContainsFunc(list, func(ev loader.Event) bool { return ev.Layer == discard }) {
+	if list = append(list, e.events()...); slices.ContainsFunc(list, func(ev loader.Event) bool { return ev.Layer == discard }) {
 		t.Errorf("events of permits %+v", list)
 	}
 }

@@ -81,7 +81,11 @@ func TestEstablished(t *testing.T) {
 			for range 2 {
 				refused.want(t, host.Exchange(s, "hello"))
 			}
-			for _, e := range b.events() {
+			list := b.events()
+			if len(list) < 3 {
+				t.Errorf("events %+v, want some of each socket", list)
+			}
+			for _, e := range list {
 				if e.Layer != layer || e.FilterName != "Block out" || e.Direction != "out" || e.Dst != at(f.peer, 8081) {
 					t.Errorf("event %+v", e)
 				}

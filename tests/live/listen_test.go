@@ -26,8 +26,8 @@ func (b *bed) byLSM(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	by := slices.ContainsFunc(rows, func(r loader.HookRow) bool { return r.Hook == "socket_listen" })
-	if told := toldToUseBPF(t); by != told {
-		t.Fatalf("the kernel was told to use BPF: %t, judged by LSM: %t", told, by)
+	if toldToUseBPF(t) && !by {
+		t.Fatal("the kernel was told to use BPF, and listeners are not judged by LSM")
 	}
 	return by
 }

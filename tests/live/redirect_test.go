@@ -119,6 +119,8 @@ func TestRedirectTCP(t *testing.T) {
 		}{{"TCP", testbed.MPTCPOff}, {"MPTCP", testbed.MPTCPOn}} {
 			t.Run(kind.name+" "+f.name, func(t *testing.T) {
 				b.events()
+				b.seen = nil // of the other kind
+				before := b.hits(connectRedirect+"_"+f.layer, "Redirect")
 				to := at(f.peer, 8080)
 				s, err := client.Dial(f.tcp, to, testbed.Options{MPTCP: kind.mptcp})
 				if err != nil {
@@ -132,7 +134,9 @@ func TestRedirectTCP(t *testing.T) {
 				b.wantRedirected(t, f, client.PID, at(f.loopback, 3128), to)
 				// the proxy's own connection goes where it says, or it would loop
 				b.wantDirect(t, f, proxy.PID, to)
-				b.wantHits(connectRedirect+"_"+f.layer, "Redirect")
+				if n := b.hits(connectRedirect+"_"+f.layer, "Redirect") - before; n == 0 {
+					t.Error("the redirect decided nothing")
+				}
 				if err := client.CloseSock(s); err != nil {
 					t.Fatal(err)
 				}

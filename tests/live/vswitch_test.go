@@ -3,7 +3,6 @@
 package live
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -503,20 +502,7 @@ func TestVSwitchPorts(t *testing.T) {
 	wantHooks(t, all)
 	wantBlocked(t)
 
-	watcher, err := loader.Find(b.target())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer watcher.Close()
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- watcher.Watch(ctx, func(string) {}) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	b.watch()
 	for range 2 {
 		b.leave("q2")
 		b.await(func() bool { return slices.Equal(b.sortedHooks(), all[:2]) })
