@@ -354,7 +354,8 @@ __noinline int wfp_bound_part(struct wfp_tuple *t, struct wfp_socket *s)
 /* Keeps what became of it. */
 static __always_inline int bind_judged(struct wfp_socket *s, int blocked)
 {
-	s->state &= ~(WFP_SOCKET_RA_PENDING | WFP_SOCKET_RA_PORT | WFP_SOCKET_RA_DONE);
+	s->state &= ~(WFP_SOCKET_RA_PENDING | WFP_SOCKET_RA_PORT | WFP_SOCKET_RA_DONE |
+		      WFP_SOCKET_RA_BLOCKED);
 	s->state |= blocked ? WFP_SOCKET_RA_BLOCKED : WFP_SOCKET_RA_DONE;
 	return blocked;
 }
@@ -482,7 +483,7 @@ __noinline int wfp_flow_alive(struct wfp_tuple *t, __u64 cookie, __u32 which)
 	if (which == WFP_FLOW_LOCAL && __sync_val_compare_and_swap(&flow->epoch, was, epoch) != was)
 		return WFP_FLOW_ALIVE;
 	t->layer = flow->layer;
-	t->flags = WFP_FLAG_IS_REAUTHORIZE;
+	t->flags |= WFP_FLAG_IS_REAUTHORIZE;
 	t->known |= WFP_KNOWN_AGAIN;
 	return WFP_FLOW_STALE;
 }

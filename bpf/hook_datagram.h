@@ -136,6 +136,7 @@ static __always_inline int datagram_in(struct __sk_buff *skb, struct wfp_tuple *
 
 	if (!find_layer(stamp_generation(stamp), datagram_layer(t->layer)))
 		return 0;
+	t->flags = 0; /* those of its authorisation */
 	verdict = judge_datagram(t, stamp);
 	wfp_note_skb(skb, datagram_layer(t->layer), 1, verdict);
 	return end_datagram(t, verdict);

@@ -124,6 +124,8 @@ static __always_inline int accept_packet(struct __sk_buff *skb, struct wfp_tuple
 	read = wfp_packet_tuple(skb, t, 0);
 	if (read == WFP_PACKET_UNREADABLE &&
 	    (find_layer(active_generation(), WFP_ALE_AUTH_RECV_ACCEPT_V6) ||
+	     find_layer(active_generation(), WFP_ALE_AUTH_CONNECT_V6) ||
+	     find_layer(active_generation(), WFP_ALE_FLOW_ESTABLISHED_V6) ||
 	     find_layer(active_generation(), WFP_DATAGRAM_DATA_V6))) {
 		count(WFP_COUNTER_UNREADABLE);
 		return WFP_DROP;

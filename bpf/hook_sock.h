@@ -55,7 +55,7 @@ static __always_inline int post_bind(struct bpf_sock *ctx, struct wfp_tuple *t)
 		bpf_set_retval(-EACCES);
 		return 0;
 	}
-	s->state |= WFP_SOCKET_RA_DONE;
+	bind_judged(s, 0);
 	return 1;
 }
 

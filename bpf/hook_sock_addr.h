@@ -75,7 +75,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, struct wfp_tuple *t)
 		t->flags = WFP_FLAG_IS_WILDCARD_BIND;
 	if (wfp_ale(t, s))
 		return deny();
-	s->state |= WFP_SOCKET_RA_DONE;
+	bind_judged(s, 0);
 	return 1;
 }
 
@@ -282,6 +282,8 @@ static __always_inline int authorise(struct bpf_sock_addr *ctx, struct wfp_tuple
 		return 1;
 	t->remote_port = bpf_ntohs(ctx->user_port);
 	t->local_port = sk->src_port;
+	if (s && !t->local_port) /* of a bind that failed, or of a connection before */
+		s->state &= ~(WFP_SOCKET_RA_DONE | WFP_SOCKET_RA_PORT);
 	if (t->local_port)
 		t->known |= WFP_KNOWN_LOCAL_PORT;
 	if (connects)

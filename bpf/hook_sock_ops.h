@@ -32,7 +32,7 @@ int wfp_sock_ops(struct bpf_sock_ops *ctx)
 		.flags = WFP_FLAG_IS_WILDCARD_BIND,
 	};
 	struct bpf_sock *sk = ctx->sk;
-	__u32 op = ctx->op;
+	__u32 op = ctx->op, v6 = 0;
 	struct wfp_socket *s;
 	__u64 cookie;
 
@@ -44,10 +44,16 @@ int wfp_sock_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	if (!s->netns_cookie)
 		identify_current(s, cookie, sk);
-	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB &&
-	    !layer_epoch(active_generation(),
-			 WFP_ALE_AUTH_CONNECT_V4 | (ctx->family == AF_INET6 ? 2 : 0)))
-		s->of = 0; /* nobody has judged it */
+	if (op == BPF_SOCK_OPS_TCP_LISTEN_CB) {
+		s->state &= ~WFP_SOCKET_FLOW_BLOCKED; /* of a connection before */
+	} else {
+		if (ctx->family == AF_INET6) {
+			put_ip6(ctx->remote_ip6, t.remote);
+			v6 = is_mapped(t.remote) ? 0 : 2;
+		}
+		if (!layer_epoch(active_generation(), WFP_ALE_AUTH_CONNECT_V4 | v6))
+			s->of = 0; /* nobody has judged it */
+	}
 	t.local_port = ctx->local_port;
 	if (cookie != c->netns_cookie ||
 	    (op == BPF_SOCK_OPS_TCP_LISTEN_CB ? s->state & WFP_SOCKET_RA_DONE :

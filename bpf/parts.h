@@ -5,7 +5,8 @@
  * metadata.md 5). They are looked for only where an event will tell of the packet, and
  * left for report() in memory of the processor, since no chain of calls has stack for
  * them. Another program may come between: what it leaves names its layer, so that
- * parts are missing then, and never those of another layer.
+ * parts are missing then, and never those of another layer. The event of a discard layer
+ * has none: that of the block before it took them.
  */
 #pragma once
 

@@ -108,7 +108,10 @@ __noinline int wfp_remember_handshake(struct wfp_tuple *t)
 		return 0;
 	handshake_key(t, &key);
 	epoch = layer_epoch(t->generation, t->layer);
-	bpf_map_update_elem(&handshakes, &key, &epoch, BPF_ANY);
+	if (epoch)
+		bpf_map_update_elem(&handshakes, &key, &epoch, BPF_ANY);
+	else /* filters that were there before may come back */
+		bpf_map_delete_elem(&handshakes, &key);
 	return 0;
 }
 
@@ -173,6 +176,7 @@ static __always_inline int connection(struct __sk_buff *skb, struct bpf_sock *sk
 	struct wfp_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	__u32 layer = skb->protocol == bpf_htons(ETH_P_IPV6) ? 2 : 0;
 	struct wfp_config *c;
+	__u64 epoch;
 	int blocked;
 
 	if (!s)
@@ -181,19 +185,25 @@ static __always_inline int connection(struct __sk_buff *skb, struct bpf_sock *sk
 		how |= WFP_CONNECTION_ACCEPTED;
 	layer |= how & WFP_CONNECTION_ACCEPTED ? WFP_ALE_AUTH_RECV_ACCEPT_V4 :
 						 WFP_ALE_AUTH_CONNECT_V4;
+	epoch = layer_epoch(active_generation(), layer);
 	if (s->of == (__u64)sk) {
-		if (s->epoch == layer_epoch(active_generation(), layer))
+		if (s->epoch == epoch)
 			return WFP_PASS;
 		if (s->epoch == WFP_EPOCH_BLOCKED)
 			return WFP_DROP;
+	} else if (!epoch) { /* no filters of the layer: it was judged by none */
+		s->epoch = 0;
+		s->of = (__u64)sk;
+		return WFP_PASS;
 	} else {
 		how |= WFP_CONNECTION_NEW;
 	}
 	c = ale_config();
 	if (!c || s->netns_cookie != c->netns_cookie || sk->state == BPF_TCP_LISTEN ||
-	    (s->state & WFP_SOCKET_OLD && !(how & WFP_CONNECTION_ACCEPTED)) ||
-	    s->state & WFP_SOCKET_FLOW_BLOCKED) /* hook_flow.h has cut it off */
+	    (s->state & WFP_SOCKET_OLD && !(how & WFP_CONNECTION_ACCEPTED)))
 		return WFP_PASS;
+	if (s->state & WFP_SOCKET_FLOW_BLOCKED)
+		return WFP_DROP; /* hook_flow.h has cut it off, and may be gone by now */
 	blocked = wfp_reauthorise_connection(skb, t, s, how);
 	s->of = (__u64)sk;
 	return passes(blocked);

@@ -559,11 +559,12 @@ enum wfp_known {
 	WFP_KNOWN_REMOTE = 0x4,   /* asked at ALE_ENDPOINT_CLOSURE only */
 	WFP_KNOWN_OUTBOUND = 0x8, /* ALE_FLOW_ESTABLISHED: this host opened the flow */
 	WFP_KNOWN_REDIRECTED = 0x10, /* a bind: the local end is not what it asked for */
-	WFP_KNOWN_NOT_PICKED = 0x40, /* the local port stands for one that is not picked yet */
 	WFP_KNOWN_AGAIN = 0x20, /* ALE_AUTH_CONNECT, _RECV_ACCEPT: reauthorised */
-	/* that by a packet against the flow's direction */
+	WFP_KNOWN_NOT_PICKED = 0x40, /* the local port stands for one that is not picked yet */
+	/* at those two layers: reauthorised by a packet against the flow's direction */
 	WFP_KNOWN_AGAINST = 0x80,
-	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL */
+	/* ALE_RESOURCE_ASSIGNMENT: remote_port is ALE_PROMISCUOUS_MODE without WFP_SIO_RCVALL;
+	 * the same bit, since no tuple is of both kinds of layer */
 	WFP_KNOWN_PROMISCUOUS = 0x80,
 };
 

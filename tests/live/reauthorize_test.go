@@ -492,3 +492,22 @@ func TestReauthorizeFirstFilters(t *testing.T) {
 		})
 	}
 }
+
+// The flags of a reauthorisation are no datagram's.
+func TestReauthorizeDatagramData(t *testing.T) {
+	b, host, peer := reauthorisations(t)
+	b.apply(authorises())
+	flows := b.flows(host, peer, true)
+	b.apply(authorises(rule("PERMIT", "Accepts again", atAccept, 9, again),
+		rule("BLOCK", "No data", both("DATAGRAM_DATA"), 8, "{FLAGS: {match: EQUAL, value: 0}}, {DIRECTION: inbound}")))
+	tried := 0
+	for _, l := range flows {
+		if strings.HasPrefix(l.name, "UDP in") {
+			dropped.want(t, l.exchange(dropped))
+			tried++
+		}
+	}
+	if tried < 2 {
+		t.Errorf("%d flows were tried", tried)
+	}
+}

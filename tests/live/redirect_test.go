@@ -587,3 +587,35 @@ func TestRedirectFirstPacket(t *testing.T) {
 		})
 	}
 }
+
+// TestRedirectAfterAChange: datagrams of a flow that is judged again go where they went.
+func TestRedirectAfterAChange(t *testing.T) {
+	b := newRedirectBed(t)
+	policy := func(more ...string) string {
+		return redirects(connectRedirect, "127.0.0.1:5353", "[::1]:5353", "{IP_REMOTE_PORT: 5300}",
+			append(more, rule("PERMIT", "Permit", atConnect, 8))...)
+	}
+	b.apply(policy())
+	client, proxy := b.on(b.host, testbed.ProcOptions{}), b.on(b.host, testbed.ProcOptions{})
+	for _, f := range b.families() {
+		t.Run(f.name, func(t *testing.T) {
+			if _, err := proxy.Listen(f.udp, at(f.any, 5353), testbed.Options{V6Only: f.name == "v6"}); err != nil {
+				t.Fatal(err)
+			}
+			s, err := client.UDP(f.udp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, more := range [][]string{nil, {rule("PERMIT", "Another", atConnect, 9, "{IP_REMOTE_PORT: 9}")}, nil} {
+				b.apply(policy(more...))
+				for range 2 {
+					to := at(f.peer, 5300)
+					passes.want(t, client.SendTo(s, to, "hello"))
+					if from, message, err := client.Receive(s); err != nil || message != "hello" || from != netip.MustParseAddrPort(to) {
+						t.Errorf("%q from %s, %v; want the proxy's answer in the name of %s", message, from, err, to)
+					}
+				}
+			}
+		})
+	}
+}
