@@ -88,6 +88,10 @@ test: deps check-generate fmt-check ## Test everything (root: also what needs th
 	$(GO) vet ./...
 	$(GO) test -count=1 -p 1 -timeout 50m ./...
 
+.PHONY: test-kernels
+test-kernels: deps ## Test on Debian's 6.1 and 6.12 under emulation, and count what the verifiers go through
+	$(GO) test -count=1 -timeout 50m ./tests/kernels
+
 # Each run looks at other policies; it prints its seed.
 .PHONY: difftest
 difftest: ## Hold the BPF classifier against the oracle (DIFF_PAIRS, DIFF_SEED)
